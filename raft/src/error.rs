@@ -1,0 +1,89 @@
+//! How agreement can fail, as callers must tell it apart.
+
+use ovncp_state::NodeId;
+
+/// Why a proposal has no reply.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ProposeError {
+    /// No leader was reachable within the deadline and the proposal was never handed to one: nothing happened.
+    #[error("no leader: fewer than a majority of the voters can be reached")]
+    NoLeader {
+        /// The last known leader, as a hint.
+        last_known: Option<NodeId>,
+    },
+    /// A bounded queue is full; nothing happened.
+    #[error("overloaded: {queue} is full")]
+    Busy {
+        /// Which queue.
+        queue: &'static str,
+    },
+    /// Handed to a leader, outcome not seen in time. **It may have happened or may still happen.**
+    #[error("outcome unknown: it may have happened; retry with the same idempotency key")]
+    Unknown,
+    /// The encoded command is larger than an entry may be; nothing happened.
+    #[error("command of {bytes} bytes is larger than {max}")]
+    TooLarge {
+        /// Its size.
+        bytes: usize,
+        /// The bound.
+        max: usize,
+    },
+    /// This node stops or its storage failed.
+    #[error("this node is stopped: {reason}")]
+    Stopped {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// Why a read could not be made linearizable.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ReadError {
+    /// No leader confirmed its office within the deadline.
+    #[error("no leader: fewer than a majority of the voters can be reached")]
+    NoLeader {
+        /// The last known leader, as a hint.
+        last_known: Option<NodeId>,
+    },
+    /// This node did not catch up to the index in time.
+    #[error("this node lags behind the asked index")]
+    Lagging,
+    /// A bounded queue is full.
+    #[error("overloaded: {queue} is full")]
+    Busy {
+        /// Which queue.
+        queue: &'static str,
+    },
+    /// This node stops or its storage failed.
+    #[error("this node is stopped: {reason}")]
+    Stopped {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// Why a change of members or of the leader was not made.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum MembershipError {
+    /// No such member.
+    #[error("unknown node")]
+    UnknownNode,
+    /// It would leave fewer healthy voters than a majority.
+    #[error("refused: {reason}")]
+    WouldLoseQuorum {
+        /// Which voters would be left, and their health.
+        reason: String,
+    },
+    /// Another change of members is under way.
+    #[error("another membership change is under way")]
+    InProgress,
+    /// The target cannot lead: a learner, unreachable or lagging.
+    #[error("target cannot lead: {reason}")]
+    Unfit {
+        /// Why.
+        reason: String,
+    },
+    /// As for a proposal.
+    #[error(transparent)]
+    Propose(#[from] ProposeError),
+}

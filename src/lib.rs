@@ -1,0 +1,1 @@
+//! ovncp: edges, services, adapters and wiring around the Raft group.

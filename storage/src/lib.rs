@@ -1,0 +1,4 @@
+//! What survives a restart: the Raft log and vote, snapshots, the data directory and its version.
+
+pub mod sink;
+pub mod types;

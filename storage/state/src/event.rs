@@ -1,0 +1,128 @@
+//! What changed, for watchers ([`Event`], kept in the state's ring) and for waiting callers ([`Notice`]).
+
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use serde::{Deserialize, Serialize};
+
+use crate::command::{LockMode, NodeRole, NodeStatus};
+use crate::reply::Grant;
+use crate::{EventOffset, FencingToken, Millis, NodeId, Refusal, Reply, WaiterId};
+
+/// Everything one apply produced.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Applied {
+    /// For the proposer.
+    pub reply: Reply,
+    /// In order; already in the ring.
+    pub events: Vec<Event>,
+    /// For callers that wait on some node. Not kept.
+    pub notices: Vec<Notice>,
+}
+
+/// The outcome of a waiting lock request. Exactly one per waiter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Notice {
+    /// Whose.
+    pub waiter: WaiterId,
+    /// The node on whose behalf it waited.
+    pub node: NodeId,
+    /// Granted, or why not.
+    pub outcome: Result<Grant, Refusal>,
+}
+
+/// One entry of the ring.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    /// Dense position, the same on every node.
+    pub offset: EventOffset,
+    /// Cluster time.
+    pub at: Millis,
+    /// What happened.
+    pub kind: EventKind,
+}
+
+/// Why a grant ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ReleaseCause {
+    /// Its holder released it.
+    Released,
+    /// Its lease ended.
+    Expired,
+    /// An administrator ended it.
+    Forced,
+    /// Its client went away before it learned of the grant.
+    Cancelled,
+}
+
+/// What can happen. Append-only, like commands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum EventKind {
+    /// A node became a member.
+    NodeJoin {
+        /// Its id.
+        id: NodeId,
+        /// Its name.
+        name: String,
+        /// Its role at the start.
+        role: NodeRole,
+    },
+    /// A member left for good.
+    NodeLeave {
+        /// Its id.
+        id: NodeId,
+        /// Its name.
+        name: String,
+        /// Why.
+        reason: String,
+    },
+    /// A member's status, role, address or version changed.
+    NodeUpdate {
+        /// Its id.
+        id: NodeId,
+        /// Its name.
+        name: String,
+        /// Status after the change.
+        status: NodeStatus,
+        /// Role after the change.
+        role: NodeRole,
+    },
+    /// A leader took office.
+    LeaderChange {
+        /// Its id.
+        id: NodeId,
+        /// Its name.
+        name: String,
+        /// Its term.
+        term: u64,
+    },
+    /// A lock was granted.
+    LockAcquired {
+        /// Every key of the grant.
+        keys: Vec<String>,
+        /// Exclusive or shared.
+        mode: LockMode,
+        /// Who holds it.
+        owner: String,
+        /// Its token.
+        token: FencingToken,
+        /// How long it waited.
+        waited: Millis,
+    },
+    /// A grant ended.
+    LockReleased {
+        /// Every key of the grant.
+        keys: Vec<String>,
+        /// Who held it.
+        owner: String,
+        /// Its token.
+        token: FencingToken,
+        /// How it ended.
+        cause: ReleaseCause,
+        /// How long it was held.
+        held: Millis,
+        /// Given by the administrator, else empty.
+        reason: String,
+    },
+}

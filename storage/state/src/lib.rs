@@ -1,0 +1,27 @@
+//! The replicated state of ovncp, as a pure value.
+//!
+//! Everything the product promises about membership, locks, registers and events is decided here, in
+//! [`State::apply`], at one log index, the same on every node. The crate knows no clock, no I/O, no
+//! randomness and no hash-ordered map; `no_std` makes most of these a compile error. Time arrives as the
+//! stamp of an [`Entry`], random ids arrive inside commands, and expiry is a command too ([`Command::Tick`]).
+//!
+//! Map: [`command`] what can be asked, [`reply`] what is answered (and the one [`Refusal`] type), [`event`]
+//! what changed, for watchers, [`view`] what readers see, [`limits`] every bound by name.
+#![no_std]
+
+extern crate alloc;
+
+pub mod command;
+pub mod event;
+pub mod ids;
+pub mod limits;
+pub mod reply;
+pub mod view;
+
+pub use command::{Command, Entry, Request, RequestKey};
+pub use event::{Applied, Event, EventKind, Notice};
+pub use ids::{
+    ClusterId, EventOffset, FencingToken, Incarnation, LogIndex, Millis, NodeId, Revision, Salt, SecretHash,
+    StateHash, WaiterId,
+};
+pub use reply::{Refusal, Reply};

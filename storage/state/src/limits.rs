@@ -1,0 +1,68 @@
+//! Every bound of the replicated state, by name. A command beyond one is refused with
+//! [`Refusal::LimitExceeded`](crate::Refusal::LimitExceeded) or
+//! [`Refusal::InvalidArgument`](crate::Refusal::InvalidArgument), never truncated.
+
+use crate::Millis;
+
+/// Bytes of one lock key (UTF-8, at least 1).
+pub const LOCK_KEY_BYTES_MAX: usize = 1_024;
+/// Keys of one multi-key acquire.
+pub const LOCK_KEYS_PER_REQUEST_MAX: usize = 64;
+/// Grants held in the whole cluster.
+pub const LOCKS_HELD_MAX: usize = 2_000_000;
+/// Live waiters in front of one key.
+pub const WAITERS_PER_KEY_MAX: usize = 10_000;
+/// Live waiters in the whole cluster.
+pub const WAITERS_MAX: usize = 200_000;
+/// Bytes of an owner name.
+pub const OWNER_BYTES_MAX: usize = 256;
+/// Bytes of the metadata of a lock or a node.
+pub const METADATA_BYTES_MAX: usize = 4_096;
+/// Shortest lease.
+pub const LEASE_MS_MIN: Millis = Millis(500);
+/// Longest lease, and longest `max_hold`.
+pub const LEASE_MS_MAX: Millis = Millis(24 * 60 * 60 * 1_000);
+/// Longest wait of one acquire. The edge allows less over HTTP.
+pub const WAIT_MS_MAX: Millis = Millis(60 * 60 * 1_000);
+/// Renewals in one entry.
+pub const RENEWALS_PER_ENTRY_MAX: usize = 1_024;
+/// Bytes of the reason of a forced release or a removal.
+pub const REASON_BYTES_MAX: usize = 1_024;
+
+/// Bytes of a register's key (binary, at least 1).
+pub const KV_KEY_BYTES_MAX: usize = 1_024;
+/// Bytes of a register's value.
+pub const KV_VALUE_BYTES_MAX: usize = 64 * 1_024;
+/// Bytes of a register's content type.
+pub const KV_CONTENT_TYPE_BYTES_MAX: usize = 256;
+/// Registers in the whole cluster.
+pub const KV_KEYS_MAX: usize = 1_000_000;
+/// Bytes of all keys and values of all registers.
+pub const KV_BYTES_MAX: usize = 1_024 * 1_024 * 1_024;
+/// Operations of one atomic register command.
+pub const KV_OPS_PER_COMMAND_MAX: usize = 128;
+
+/// Nodes in the cluster, voters and learners.
+pub const NODES_MAX: usize = 64;
+/// Bytes of a node's name, host name, address, version or zone.
+pub const NODE_FIELD_BYTES_MAX: usize = 253;
+
+/// Events kept for watchers that resume.
+pub const EVENTS_KEPT_MAX: usize = 65_536;
+/// Bytes of kept events, roughly.
+pub const EVENTS_KEPT_BYTES_MAX: usize = 32 * 1_024 * 1_024;
+
+/// Idempotency records kept.
+pub const REQUESTS_KEPT_MAX: usize = 100_000;
+/// How long an idempotency record is kept on the cluster clock.
+pub const REQUESTS_KEPT_MS: Millis = Millis(10 * 60 * 1_000);
+
+/// Deadlines treated by the clean-up of one apply; the rest follows with the next entry. What has ended
+/// counts as ended at once, clean-up or not.
+pub const EXPIRIES_PER_APPLY_MAX: usize = 1_024;
+
+const _: () = {
+    assert!(LEASE_MS_MIN.0 < LEASE_MS_MAX.0);
+    assert!(WAITERS_PER_KEY_MAX <= WAITERS_MAX);
+    assert!(KV_VALUE_BYTES_MAX <= KV_BYTES_MAX);
+};
