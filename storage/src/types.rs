@@ -17,6 +17,7 @@ openraft::declare_raft_types!(
         NodeId = u64,
         Node = Peer,
         LeaderId = openraft::impls::leader_id_std::LeaderId<Self::Term, Self::NodeId>,
+        AsyncRuntime = crate::runtime::Runtime,
 );
 
 /// What a normal log entry carries.
