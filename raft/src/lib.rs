@@ -1,4 +1,5 @@
 //! Agreement: the Raft group, its formation and membership, and the transport between peers.
 
 pub mod error;
+pub mod network;
 pub mod status;
