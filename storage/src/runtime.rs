@@ -38,7 +38,8 @@ pub fn random_bytes<const N: usize>() -> [u8; N] {
 }
 
 fn thread_rng() -> RuntimeRng {
-    let seeded = SEEDED.with(|rng| rng.borrow_mut().as_mut().map(|rng| SmallRng::seed_from_u64(rng.next_u64())));
+    let seeded =
+        SEEDED.with(|rng| rng.borrow_mut().as_mut().map(|rng| SmallRng::seed_from_u64(rng.next_u64())));
     match seeded {
         Some(rng) => RuntimeRng::Seeded(rng),
         None => RuntimeRng::System(rand::rng()),
@@ -113,7 +114,10 @@ impl AsyncRuntime for Runtime {
         TokioRuntime::sleep_until(deadline)
     }
 
-    fn timeout<R, F: Future<Output = R> + OptionalSend>(duration: Duration, future: F) -> Self::Timeout<R, F> {
+    fn timeout<R, F: Future<Output = R> + OptionalSend>(
+        duration: Duration,
+        future: F,
+    ) -> Self::Timeout<R, F> {
         TokioRuntime::timeout(duration, future)
     }
 
