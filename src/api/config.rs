@@ -1,0 +1,36 @@
+//! Settings of the HTTP edge.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
+
+use crate::config::section::section;
+use crate::config::value::Secret;
+
+section! {
+    /// The HTTP listener, its metrics port and its limits.
+    pub struct ServerConfig, file ServerFile {
+        /// Address that the HTTP, metrics and peer listeners bind.
+        listen: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED), env "OVNCP_LISTEN";
+        /// Port of the HTTP and WebSocket listener; 0 takes a free one.
+        port: u16 = 8080, env "NODE_PORT";
+        /// Port of `/metrics`; 0 takes a free one.
+        metrics_port: u16 = 9090, env "METRICS_PORT";
+        /// Bearer token of administrators (forced release, removal, transfer). Without it these calls are
+        /// accepted from loopback only.
+        admin_token: Option<Secret> = None, env "OVNCP_ADMIN_TOKEN";
+        /// Requests that may be in progress at once, waiting lock requests included; more are answered 503.
+        concurrent_requests_max: usize = 20_000, env "OVNCP_CONCURRENT_REQUESTS_MAX";
+        /// Connections that may be open at once; more wait in the listen queue.
+        connections_max: usize = 20_000, env "OVNCP_CONNECTIONS_MAX";
+        /// Time to send the head of a request, and time a kept-alive connection may idle before its next one.
+        header_timeout: Duration = Duration::from_secs(60), env "OVNCP_HEADER_TIMEOUT";
+        /// Time to send the body of a request.
+        body_timeout: Duration = Duration::from_secs(10), env "OVNCP_BODY_TIMEOUT";
+        /// How long a write may take to be replicated before it is answered 504.
+        propose_timeout: Duration = Duration::from_secs(5), env "OVNCP_PROPOSE_TIMEOUT";
+        /// How long a read may wait for a leader to confirm it before it is answered 503.
+        read_timeout: Duration = Duration::from_secs(2), env "OVNCP_READ_TIMEOUT";
+        /// How long a stopping node lets requests finish.
+        shutdown_timeout: Duration = Duration::from_secs(10), env "OVNCP_SHUTDOWN_TIMEOUT";
+    }
+}

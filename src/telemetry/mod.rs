@@ -1,0 +1,3 @@
+//! What a node tells about itself: log lines and metrics.
+
+pub mod config;
