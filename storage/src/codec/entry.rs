@@ -1,0 +1,99 @@
+//! Log entries as they stand on disk and travel to peers: the same bytes in both places.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use openraft::EntryPayload;
+use ovncp_state::{Millis, NodeId};
+use serde::{Deserialize, Serialize};
+
+use super::{CodecError, WireLogId, WireMembership, decode, open};
+use crate::types::{Origin, Proposal, TypeConfig};
+
+/// An entry of the Raft log.
+pub type Entry = openraft::alias::EntryOf<TypeConfig>;
+/// Position and term of an entry.
+pub type LogId = openraft::alias::LogIdOf<TypeConfig>;
+/// A vote.
+pub type Vote = openraft::alias::VoteOf<TypeConfig>;
+
+const FORMAT: u8 = 1;
+const BLANK: u8 = 0;
+const NORMAL: u8 = 1;
+const MEMBERSHIP: u8 = 2;
+
+/// Longest encoding of a [`NormalHead`]: five varints of ten bytes each, behind format and kind.
+const HEAD_BYTES_MAX: usize = 2 + 5 * 10;
+
+/// What stands before the envelope of a normal entry.
+#[derive(Serialize, Deserialize)]
+struct NormalHead {
+    log_id: WireLogId,
+    at: Millis,
+    origin: Origin,
+}
+
+/// Encodes an entry.
+pub fn encode_entry(entry: &Entry) -> Bytes {
+    let mut bytes = BytesMut::new();
+    encode_entry_into(entry, &mut bytes);
+    bytes.freeze()
+}
+
+/// Appends the encoding of an entry to a buffer.
+pub fn encode_entry_into<B: BufMut>(entry: &Entry, bytes: &mut B) {
+    let log_id = WireLogId::from(entry.log_id);
+    match &entry.payload {
+        EntryPayload::Blank => put(bytes, BLANK, &log_id),
+        EntryPayload::Normal(proposal) => {
+            let head = NormalHead { log_id, at: proposal.at, origin: proposal.origin };
+            put(bytes, NORMAL, &head);
+            bytes.put_slice(&proposal.envelope);
+        }
+        EntryPayload::Membership(membership) => {
+            let payload = super::append(Vec::new(), &(log_id, WireMembership::from(membership)));
+            bytes.put_slice(&[FORMAT, MEMBERSHIP]);
+            bytes.put_slice(&payload);
+        }
+    }
+}
+
+/// Decodes an entry. The envelope shares the memory of `bytes`.
+pub fn decode_entry(bytes: &Bytes) -> Result<Entry, CodecError> {
+    let (kind, payload) = open("entry", bytes, FORMAT, |kind| kind <= MEMBERSHIP)?;
+    let (log_id, payload) = match kind {
+        BLANK => (decode::<WireLogId>("blank entry", payload)?, EntryPayload::Blank),
+        NORMAL => {
+            let (head, envelope) = postcard::take_from_bytes::<NormalHead>(payload)
+                .map_err(|source| CodecError::Payload { what: "normal entry", source })?;
+            let envelope = bytes.slice_ref(envelope);
+            (head.log_id, EntryPayload::Normal(Proposal { at: head.at, origin: head.origin, envelope }))
+        }
+        _ => {
+            let (log_id, membership) = decode::<(WireLogId, WireMembership)>("membership entry", payload)?;
+            (log_id, EntryPayload::Membership(membership.try_into()?))
+        }
+    };
+    Ok(Entry { log_id: log_id.into(), payload })
+}
+
+/// Roughly the bytes that an entry takes in memory and on disk.
+pub(crate) fn weight(entry: &Entry) -> usize {
+    const FIXED: usize = 128;
+    match &entry.payload {
+        EntryPayload::Blank => FIXED,
+        EntryPayload::Normal(proposal) => FIXED + proposal.envelope.len(),
+        EntryPayload::Membership(membership) => FIXED + membership.nodes().count() * 256,
+    }
+}
+
+/// An entry without a command; for tests and benches of other crates, too.
+pub fn normal_entry(term: u64, index: u64, at: Millis, node: NodeId, ticket: u64, envelope: Bytes) -> Entry {
+    let proposal = Proposal { at, origin: Origin { node, ticket }, envelope };
+    Entry { log_id: WireLogId { term, index }.into(), payload: EntryPayload::Normal(proposal) }
+}
+
+fn put<B: BufMut, T: Serialize>(bytes: &mut B, kind: u8, head: &T) {
+    let mut buffer = [0; HEAD_BYTES_MAX];
+    buffer[..2].copy_from_slice(&[FORMAT, kind]);
+    let head = postcard::to_slice(head, &mut buffer[2..]).expect("a head is shorter than its bound").len();
+    bytes.put_slice(&buffer[..2 + head]);
+}
