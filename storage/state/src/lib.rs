@@ -5,17 +5,34 @@
 //! randomness and no hash-ordered map; `no_std` makes most of these a compile error. Time arrives as the
 //! stamp of an [`Entry`], random ids arrive inside commands, and expiry is a command too ([`Command::Tick`]).
 //!
-//! Map: [`command`] what can be asked, [`reply`] what is answered (and the one [`Refusal`] type), [`event`]
+//! Map: [`State`] and its one `apply`, [`command`] what can be asked, [`reply`] what is answered (and the one [`Refusal`] type), [`event`]
 //! what changed, for watchers, [`view`] what readers see, [`limits`] every bound by name.
 #![no_std]
 
 extern crate alloc;
 
+#[cfg(test)]
+extern crate std;
+
+mod clock;
 pub mod command;
+mod cow_map;
 pub mod event;
 pub mod ids;
+pub mod invariants;
+mod kv;
 pub mod limits;
+mod locks;
+mod membership;
+mod name;
+mod query;
 pub mod reply;
+mod requests;
+mod ring;
+pub mod snapshot;
+mod state;
+mod table;
+mod validate;
 pub mod view;
 
 pub use command::{Command, Entry, Request, RequestKey};
@@ -25,3 +42,5 @@ pub use ids::{
     StateHash, WaiterId,
 };
 pub use reply::{Refusal, Reply};
+pub use snapshot::{Record, RestoreError, StateBuilder};
+pub use state::State;

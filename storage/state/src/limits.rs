@@ -35,6 +35,10 @@ pub const KV_KEY_BYTES_MAX: usize = 1_024;
 pub const KV_VALUE_BYTES_MAX: usize = 64 * 1_024;
 /// Bytes of a register's content type.
 pub const KV_CONTENT_TYPE_BYTES_MAX: usize = 256;
+/// Shortest time to live of a register.
+pub const KV_TTL_MS_MIN: Millis = Millis(1);
+/// Longest time to live of a register.
+pub const KV_TTL_MS_MAX: Millis = Millis(365 * 24 * 60 * 60 * 1_000);
 /// Registers in the whole cluster.
 pub const KV_KEYS_MAX: usize = 1_000_000;
 /// Bytes of all keys and values of all registers.
@@ -61,7 +65,44 @@ pub const REQUESTS_KEPT_MS: Millis = Millis(10 * 60 * 1_000);
 /// counts as ended at once, clean-up or not.
 pub const EXPIRIES_PER_APPLY_MAX: usize = 1_024;
 
+/// Bounds on how much there can be at once, as a value, so that tests reach them with a few objects. Every
+/// real node uses the default: the constants above.
+#[doc(hidden)]
+#[derive(Clone, Copy, Debug)]
+#[allow(missing_docs, reason = "each field is the constant of the same name")]
+pub struct Limits {
+    pub locks_held: usize,
+    pub waiters_per_key: usize,
+    pub waiters: usize,
+    pub kv_keys: usize,
+    pub kv_bytes: usize,
+    pub nodes: usize,
+    pub events_kept: usize,
+    pub events_kept_bytes: usize,
+    pub requests_kept: usize,
+    pub expiries_per_apply: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            locks_held: LOCKS_HELD_MAX,
+            waiters_per_key: WAITERS_PER_KEY_MAX,
+            waiters: WAITERS_MAX,
+            kv_keys: KV_KEYS_MAX,
+            kv_bytes: KV_BYTES_MAX,
+            nodes: NODES_MAX,
+            events_kept: EVENTS_KEPT_MAX,
+            events_kept_bytes: EVENTS_KEPT_BYTES_MAX,
+            requests_kept: REQUESTS_KEPT_MAX,
+            expiries_per_apply: EXPIRIES_PER_APPLY_MAX,
+        }
+    }
+}
+
 const _: () = {
+    assert!(KV_TTL_MS_MIN.0 > 0 && KV_TTL_MS_MIN.0 < KV_TTL_MS_MAX.0);
+    assert!(WAITERS_MAX <= LOCKS_HELD_MAX);
     assert!(LEASE_MS_MIN.0 < LEASE_MS_MAX.0);
     assert!(WAITERS_PER_KEY_MAX <= WAITERS_MAX);
     assert!(KV_VALUE_BYTES_MAX <= KV_BYTES_MAX);

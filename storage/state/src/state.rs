@@ -1,0 +1,237 @@
+//! The state and its one way to change: [`State::apply`].
+
+use alloc::vec::Vec;
+
+use serde::{Deserialize, Serialize};
+
+use crate::clock::{Deadlines, Lease};
+use crate::command::AppliedAt;
+use crate::event::ReleaseCause;
+use crate::kv::Registers;
+use crate::limits::Limits;
+use crate::locks::Locks;
+use crate::membership::NodeRecord;
+use crate::requests::Requests;
+use crate::ring::Ring;
+use crate::table::{Table, hash_of};
+use crate::{
+    Applied, ClusterId, Command, Entry, Event, EventKind, FencingToken, LogIndex, Millis, NodeId, Notice,
+    Refusal, Reply, StateHash,
+};
+
+/// The replicated state: a value that [`State::apply`] alone changes.
+///
+/// Cloning is cheap (one reference count per chunk of 64 objects), so a snapshot is a clone that is written
+/// out while the original goes on.
+#[derive(Clone, Default)]
+pub struct State {
+    pub(crate) meta: Meta,
+    pub(crate) nodes: Table<NodeRecord>,
+    pub(crate) locks: Locks,
+    pub(crate) registers: Registers,
+    pub(crate) events: Ring,
+    pub(crate) requests: Requests,
+    pub(crate) deadlines: Deadlines,
+    pub(crate) limits: Limits,
+}
+
+/// Identity, clock and counters: everything that is not an object of a table.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Meta {
+    pub(crate) cluster_id: Option<ClusterId>,
+    pub(crate) epoch: u16,
+    pub(crate) formed_at_unix_ms: u64,
+    pub(crate) voters_target: u8,
+    pub(crate) now: Millis,
+    pub(crate) applied: LogIndex,
+    pub(crate) leader: Option<(NodeId, u64)>,
+    /// Grants so far in this epoch.
+    pub(crate) grants: u64,
+    /// The offset that the next event gets.
+    pub(crate) next_event: u64,
+    /// Ids of nodes are never given twice: all up to this one are spent.
+    pub(crate) node_id_max: NodeId,
+}
+
+/// The restore epoch stands above this bit of a fencing token.
+const TOKEN_EPOCH_SHIFT: u32 = 48;
+
+impl Meta {
+    pub(crate) const TAG: u8 = 1;
+
+    pub(crate) fn applied_at(&self) -> AppliedAt {
+        AppliedAt { index: self.applied, now: self.now }
+    }
+
+    pub(crate) fn next_token(&mut self) -> FencingToken {
+        self.grants += 1;
+        self.last_token()
+    }
+
+    /// The highest token given so far.
+    pub(crate) fn last_token(&self) -> FencingToken {
+        FencingToken(u64::from(self.epoch) << TOKEN_EPOCH_SHIFT | self.grants)
+    }
+}
+
+/// What an apply produces besides its reply.
+#[derive(Default)]
+pub(crate) struct Effects {
+    pub(crate) events: Vec<Event>,
+    pub(crate) notices: Vec<Notice>,
+}
+
+/// How many objects are live: ended ones that still await clean-up are not counted.
+pub(crate) struct Totals {
+    pub(crate) grants: usize,
+    pub(crate) waiters: usize,
+    pub(crate) registers: usize,
+    pub(crate) register_bytes: usize,
+}
+
+impl State {
+    /// The empty state before the first entry.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// An empty state with other bounds, so that tests can reach them. Nodes with different limits diverge:
+    /// nothing but tests may use it.
+    #[doc(hidden)]
+    pub fn with_limits(limits: Limits) -> Self {
+        Self { limits, ..Self::default() }
+    }
+
+    /// Applies one committed entry.
+    ///
+    /// First the clock moves to the entry's stamp (never backwards), then what has ended is cleaned up in
+    /// order of deadline, at most [`EXPIRIES_PER_APPLY_MAX`](crate::limits::EXPIRIES_PER_APPLY_MAX) of it, and
+    /// only then the command is judged. Indexes must increase: an entry at or below [`State::applied`] is in
+    /// the state already, changes nothing, and is answered [`Reply::Done`] without events or notices.
+    pub fn apply(&mut self, entry: Entry) -> Applied {
+        let mut out = Effects::default();
+        if entry.index <= self.meta.applied {
+            return Applied { reply: Reply::Done, events: out.events, notices: out.notices };
+        }
+        self.meta.applied = entry.index;
+        self.meta.now = self.meta.now.max(entry.at);
+        self.clean_up(&mut out);
+        let reply = self.answer(entry.request, &mut out);
+        Applied { reply, events: out.events, notices: out.notices }
+    }
+
+    /// Every command, and who judges it.
+    pub(crate) fn execute(
+        &mut self,
+        command: Command,
+        scope: Option<crate::requests::Scope>,
+        out: &mut Effects,
+    ) -> Result<Reply, Refusal> {
+        match command {
+            Command::Tick => Ok(Reply::Done),
+            Command::FormCluster(form) => self.form_cluster(form, out),
+            Command::AnnounceLeader(announce) => self.announce_leader(&announce, out),
+            _ if !self.is_formed() => Err(Refusal::NotFormed),
+            Command::JoinNode(join) => self.join_node(join, out),
+            Command::UpdateNode(update) => self.update_node(update, out),
+            Command::ChangeNode(change) => self.change_node(&change, out),
+            Command::RemoveNode(remove) => self.remove_node(&remove, out),
+            Command::AcquireLock(acquire) => self.acquire(acquire, scope, out),
+            Command::RenewLocks(renewals) => self.renew_all(&renewals, out),
+            Command::ReleaseLock(release) => self.release(&release, out),
+            Command::CancelWait(cancel) => {
+                self.cancel_wait(cancel.waiter, out);
+                Ok(Reply::Done)
+            }
+            Command::ForceReleaseLock(force) => self.force_release(&force, out),
+            Command::WriteKv(write) => self.write_kv(write),
+        }
+    }
+
+    /// The cluster clock.
+    pub fn now(&self) -> Millis {
+        self.meta.now
+    }
+
+    /// Index of the last applied entry.
+    pub fn applied(&self) -> LogIndex {
+        self.meta.applied
+    }
+
+    /// When something ends next. In the past while a bounded clean-up left something over, so that the next
+    /// [`Command::Tick`] is due at once.
+    pub fn next_deadline(&self) -> Option<Millis> {
+        self.deadlines.next()
+    }
+
+    /// Hash over every replicated object. Equal on all nodes that applied the same entries.
+    pub fn hash(&self) -> StateHash {
+        let hashes = [
+            hash_of(Meta::TAG, &self.meta),
+            self.nodes.hash(),
+            self.locks.grants.hash(),
+            self.locks.waiters.hash(),
+            self.registers.table.hash(),
+            self.events.table.hash(),
+            self.requests.table.hash(),
+        ];
+        StateHash(hashes.into_iter().fold(0, u128::wrapping_add).to_be_bytes())
+    }
+
+    /// Whether the first entry of the cluster was applied.
+    pub fn is_formed(&self) -> bool {
+        self.meta.cluster_id.is_some()
+    }
+
+    pub(crate) fn emit(&mut self, kind: EventKind, out: &mut Effects) {
+        let event = Event { offset: crate::EventOffset(self.meta.next_event), at: self.meta.now, kind };
+        self.meta.next_event += 1;
+        self.events.push(event.clone(), &self.limits);
+        out.events.push(event);
+    }
+
+    /// Whether something has ended that the bounded clean-up did not reach.
+    pub(crate) fn has_leftovers(&self) -> bool {
+        self.deadlines.first_ended(self.meta.now).is_some()
+    }
+
+    /// Ends what has ended, in order of deadline and up to the bound. All of it is taken out before anything
+    /// is granted, so a waiter whose time is over never gets what ended with it.
+    fn clean_up(&mut self, out: &mut Effects) {
+        let mut touched = crate::locks::Touched::new();
+        let mut departed = Vec::new();
+        for _ in 0..self.limits.expiries_per_apply {
+            match self.deadlines.first_ended(self.meta.now).cloned() {
+                None => break,
+                Some(Lease::Grant(token)) => {
+                    self.end_grant(token, ReleaseCause::Expired, "", &mut touched, out);
+                }
+                Some(Lease::Waiter(index)) => departed.extend(self.depart(index, &mut touched)),
+                Some(Lease::Register(key)) => self.drop_register(&key),
+            }
+        }
+        departed.into_iter().for_each(|departed| self.refuse_timed_out(departed, out));
+        self.wake(touched, out);
+        self.requests.forget_old(self.meta.now);
+    }
+
+    pub(crate) fn live_totals(&self) -> Totals {
+        let mut totals = Totals {
+            grants: self.locks.grants.len(),
+            waiters: self.locks.waiters.len(),
+            registers: self.registers.table.len(),
+            register_bytes: self.registers.bytes,
+        };
+        for lease in self.deadlines.ended(self.meta.now) {
+            match lease {
+                Lease::Grant(_) => totals.grants -= 1,
+                Lease::Waiter(_) => totals.waiters -= 1,
+                Lease::Register(key) => {
+                    totals.registers -= 1;
+                    totals.register_bytes -= self.registers.table.get(key).map_or(0, |record| record.size());
+                }
+            }
+        }
+        totals
+    }
+}
