@@ -87,3 +87,51 @@ pub enum MembershipError {
     #[error(transparent)]
     Propose(#[from] ProposeError),
 }
+
+/// Why a group did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A setting, alone or against another, is impossible.
+    #[error("setting {setting}: {problem}")]
+    Settings {
+        /// Which one, as the configuration names it.
+        setting: &'static str,
+        /// What is wrong and what is allowed.
+        problem: String,
+    },
+    /// The data directory cannot be used: held by another process, damaged, of a newer format, or the disk
+    /// fails. The message names the file.
+    #[error("data directory {path}: {source}")]
+    Storage {
+        /// The directory.
+        path: String,
+        /// What storage says.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The data directory belongs to another member of the same peer list.
+    #[error("data directory {path} belongs to node {found}, but this node is called {name}")]
+    WrongName {
+        /// The directory.
+        path: String,
+        /// Name found in it.
+        found: String,
+        /// Name in the configuration.
+        name: String,
+    },
+    /// The peer listener cannot be opened.
+    #[error("listen for peers on {addr}: {source}")]
+    Listen {
+        /// The address.
+        addr: String,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Consensus refused what it found on disk.
+    #[error("start consensus: {reason}")]
+    Raft {
+        /// What it says.
+        reason: String,
+    },
+}
