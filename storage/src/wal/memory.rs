@@ -1,0 +1,219 @@
+//! What the log knows without reading: the hard state, recent entries, and where older ones lie.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+
+use crate::codec::entry::weight;
+use crate::codec::{Entry, LogId, Vote};
+
+/// Where an entry lies on disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    pub(super) term: u64,
+    pub(super) segment: u32,
+    /// Of the record's payload.
+    pub(super) offset: u32,
+    pub(super) len: u32,
+}
+
+/// The log in memory.
+///
+/// Invariant: every entry in `(purged, last]` is in the cache or has a place; the cache is a contiguous run that
+/// ends at `last`; an entry leaves the cache only after it was written.
+#[derive(Debug, Default)]
+pub(super) struct Memory {
+    pub(super) vote: Option<Vote>,
+    pub(super) committed: Option<LogId>,
+    pub(super) purged: Option<LogId>,
+    pub(super) last: Option<LogId>,
+    cache: VecDeque<Cached>,
+    cache_bytes: usize,
+    cache_bytes_max: usize,
+    /// Number of the last operation given to the writer, and of the last one that it finished.
+    submitted: u64,
+    written: u64,
+    pub(super) places: Places,
+}
+
+#[derive(Debug)]
+struct Cached {
+    entry: Entry,
+    bytes: usize,
+    submitted: u64,
+}
+
+/// Places of a contiguous run of entries. Only the writer (and recovery) changes them, in the order of the
+/// records on disk.
+#[derive(Debug, Default)]
+pub(super) struct Places {
+    first: u64,
+    run: VecDeque<Place>,
+}
+
+/// An entry found by [`Memory::find`].
+#[derive(Debug)]
+pub(super) enum Found {
+    Cached(Entry),
+    OnDisk(u64, Place),
+}
+
+impl Memory {
+    pub(super) fn new(cache_bytes_max: usize) -> Self {
+        Self { cache_bytes_max, ..Self::default() }
+    }
+
+    /// Takes new entries in; the number to give to [`Memory::written`] once they are on disk.
+    pub(super) fn append(&mut self, entries: &[Entry]) -> Result<u64, String> {
+        let submitted = self.submit();
+        for entry in entries {
+            let index = entry.log_id.index;
+            if let Some(last) = self.last
+                && index != last.index + 1
+            {
+                return Err(format!("entry {index} does not follow entry {}", last.index));
+            }
+            let bytes = weight(entry);
+            self.cache_bytes += bytes;
+            self.cache.push_back(Cached { entry: entry.clone(), bytes, submitted });
+            self.last = Some(entry.log_id);
+        }
+        self.evict();
+        Ok(submitted)
+    }
+
+    /// Number of a new operation.
+    pub(super) fn submit(&mut self) -> u64 {
+        self.submitted += 1;
+        self.submitted
+    }
+
+    /// Everything up to this operation is on disk and has its place.
+    pub(super) fn written(&mut self, submitted: u64) {
+        self.written = self.written.max(submitted);
+        self.evict();
+    }
+
+    /// Forgets entries after `after`.
+    pub(super) fn truncate_after(&mut self, after: Option<LogId>) {
+        let keep = after.map_or(0, |id| id.index + 1);
+        while self.cache.back().is_some_and(|cached| cached.entry.log_id.index >= keep) {
+            if let Some(cached) = self.cache.pop_back() {
+                self.cache_bytes -= cached.bytes;
+            }
+        }
+        if self.last.is_some_and(|last| last.index >= keep) {
+            self.last = after;
+        }
+    }
+
+    /// Forgets entries up to and including `upto`.
+    pub(super) fn purge(&mut self, upto: LogId) {
+        while self.cache.front().is_some_and(|cached| cached.entry.log_id.index <= upto.index) {
+            self.drop_oldest();
+        }
+        if self.purged < Some(upto) {
+            self.purged = Some(upto);
+        }
+        if self.last.is_none_or(|last| last.index <= upto.index) {
+            self.last = Some(upto);
+        }
+    }
+
+    /// The part of `range` that exists.
+    pub(super) fn clip(&self, range: Range<u64>) -> Range<u64> {
+        let first = self.purged.map_or(0, |id| id.index + 1);
+        let end = self.last.map_or(0, |id| id.index + 1);
+        let end = range.end.min(end);
+        range.start.max(first.max(self.first_known())).min(end)..end
+    }
+
+    /// Entries of `range`, which must exist, up to about `bytes_max` (at least one).
+    pub(super) fn find(&self, range: Range<u64>, bytes_max: usize) -> Vec<Found> {
+        let mut found = Vec::with_capacity((range.end - range.start).min(1_024) as usize);
+        let mut bytes = 0;
+        for index in range {
+            let (item, size) = match self.cached(index) {
+                Some(cached) => (Found::Cached(cached.entry.clone()), cached.bytes),
+                None => match self.places.get(index) {
+                    Some(place) => (Found::OnDisk(index, place), place.len as usize),
+                    None => break,
+                },
+            };
+            bytes += size;
+            if bytes > bytes_max && !found.is_empty() {
+                break;
+            }
+            found.push(item);
+        }
+        found
+    }
+
+    #[cfg(test)]
+    pub(super) fn cache_bytes(&self) -> usize {
+        self.cache_bytes
+    }
+
+    /// openraft's suite starts logs at any index; ours know where they begin.
+    fn first_known(&self) -> u64 {
+        let cached = self.cache.front().map(|cached| cached.entry.log_id.index);
+        let placed = (!self.places.run.is_empty()).then_some(self.places.first);
+        cached.into_iter().chain(placed).min().unwrap_or(0)
+    }
+
+    fn cached(&self, index: u64) -> Option<&Cached> {
+        let first = self.cache.front()?.entry.log_id.index;
+        self.cache.get(usize::try_from(index.checked_sub(first)?).ok()?)
+    }
+
+    fn evict(&mut self) {
+        while self.cache_bytes > self.cache_bytes_max
+            && self.cache.front().is_some_and(|cached| cached.submitted <= self.written)
+        {
+            self.drop_oldest();
+        }
+    }
+
+    fn drop_oldest(&mut self) {
+        if let Some(cached) = self.cache.pop_front() {
+            self.cache_bytes -= cached.bytes;
+        }
+    }
+}
+
+impl Places {
+    pub(super) fn push(&mut self, index: u64, place: Place) {
+        if index != self.first + self.run.len() as u64 {
+            // A snapshot replaced everything before this entry.
+            self.run.clear();
+        }
+        if self.run.is_empty() {
+            self.first = index;
+        }
+        self.run.push_back(place);
+    }
+
+    pub(super) fn truncate_after(&mut self, after: Option<LogId>) {
+        let end = after.map_or(0, |id| id.index + 1);
+        self.run.truncate(usize::try_from(end.saturating_sub(self.first)).unwrap_or(usize::MAX));
+    }
+
+    pub(super) fn purge(&mut self, upto: LogId) {
+        let count = (upto.index + 1).saturating_sub(self.first);
+        let count = usize::try_from(count).unwrap_or(usize::MAX).min(self.run.len());
+        self.run.drain(..count);
+        self.first += count as u64;
+        // Purging a long log must give its memory back.
+        if self.run.capacity() > 1_024 && self.run.len() * 4 < self.run.capacity() {
+            self.run.shrink_to(self.run.len() * 2);
+        }
+    }
+
+    /// Oldest segment that still holds a live entry.
+    pub(super) fn oldest_segment(&self) -> Option<u32> {
+        self.run.front().map(|place| place.segment)
+    }
+
+    fn get(&self, index: u64) -> Option<Place> {
+        self.run.get(usize::try_from(index.checked_sub(self.first)?).ok()?).copied()
+    }
+}

@@ -1,0 +1,497 @@
+//! The log: votes, entries and the committed index in one stream of checksummed records.
+//!
+//! Segments of fixed size are written with zeroes ahead of their use, so that an fdatasync moves nothing but
+//! data. One writer drains what is queued, writes it with one call and syncs once. What [`RaftLogStorage`]
+//! promises to openraft is kept like this:
+//!
+//! - **durable means synced.** `save_vote` and `truncate_after` return, and append callbacks fire, after the
+//!   fdatasync of their batch. A truncation waits too, because openraft may persist a snapshot that contradicts
+//!   the removed entries right after it.
+//! - **order.** Everything goes through one queue to one writer.
+//! - **readable at once.** Appended entries stand in memory before `append` returns; recent ones stay there
+//!   (bounded by bytes), older ones are read from disk by index.
+//! - **a vote survives its segment.** The first record of each segment carries the hard state.
+//! - **a failure is final.** After a failed write or sync nothing is accepted until a restart.
+//!
+//! Map: [`record`] the bytes, `segment` the files, `writer` the loop, `recovery` how it is opened again,
+//! `memory` what is known without reading.
+//!
+//! Caveat: damage of the very last write that leaves one of its sectors all zero looks like a torn write, and is
+//! cut off. No log can tell the two apart without a second copy.
+
+mod memory;
+mod record;
+mod recovery;
+mod segment;
+mod writer;
+
+use std::fmt::Debug;
+use std::io;
+use std::ops::{Bound, Range, RangeBounds};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+
+use bytes::Bytes;
+use futures_util::{Stream, stream};
+use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
+use openraft::{OptionalSend, RaftLogReader};
+use openraft_rt::AsyncRuntime;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::codec::{ENTRY_BYTES_MAX, Entry, LogId, Vote, decode_entry, entry};
+use crate::data_dir::DataDir;
+use crate::disk::{Disk, File};
+use crate::error::{StorageError, StorageFailure};
+use crate::runtime::Runtime;
+use crate::types::TypeConfig;
+use memory::{Found, Memory, Place};
+use record::Stamp;
+use segment::{Files, Helper};
+use writer::{HEAD_BYTES_MAX, HeadState, Operation, Writer};
+
+/// Operations that may wait for the writer; more wait in `append`, and with them the proposers.
+const QUEUE_OPERATIONS_MAX: usize = 1_024;
+/// Bytes of entries that one bounded read returns, at least one entry.
+pub const READ_BYTES_MAX: usize = 1_024 * 1_024;
+/// Adjacent entries are read from disk with one call of at most this size.
+const READ_AHEAD_BYTES_MAX: usize = 1_024 * 1_024;
+/// First segment of a new log.
+const SEGMENT_FIRST: u32 = 1;
+
+/// Who runs the writer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WriterMode {
+    /// A thread of its own, and another one that prepares segments and snapshots.
+    #[default]
+    Thread,
+    /// A task of the runtime, which then waits for the disk: for simulations on one thread.
+    Task,
+}
+
+/// How the log is laid out.
+#[derive(Clone, Debug)]
+pub(crate) struct LogOptions {
+    pub(crate) writer: WriterMode,
+    pub(crate) segment_bytes: u32,
+    pub(crate) cache_bytes: usize,
+}
+
+/// The Raft log and vote of one node.
+#[derive(Debug)]
+pub struct LogStore<D: Disk> {
+    reader: LogReader<D>,
+    queue: Option<mpsc::Sender<Operation>>,
+    writer: Option<JoinHandle<()>>,
+}
+
+/// Reads the log; clones are cheap.
+#[derive(Debug)]
+pub struct LogReader<D: Disk> {
+    shared: Arc<Shared<D>>,
+}
+
+impl<D: Disk> Clone for LogReader<D> {
+    fn clone(&self) -> Self {
+        Self { shared: self.shared.clone() }
+    }
+}
+
+/// What the log, its readers and its writer share.
+#[derive(Debug)]
+struct Shared<D: Disk> {
+    memory: Mutex<Memory>,
+    files: Files<D::File>,
+    place: segment::Place<D>,
+    salt: u32,
+    health: watch::Sender<Option<StorageFailure>>,
+    /// Keeps the directory locked as long as anybody writes.
+    _dir: DataDir<D>,
+}
+
+impl<D: Disk> Shared<D> {
+    fn memory(&self) -> MutexGuard<'_, Memory> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn failure(&self) -> Option<StorageFailure> {
+        self.health.borrow().clone()
+    }
+
+    /// Stops the log for good. The first failure is the one that counts.
+    fn fail(&self, error: &StorageError) -> StorageFailure {
+        let failure = error.failure();
+        tracing::error!(%error, "the log stopped");
+        self.health.send_if_modified(|health| {
+            let first = health.is_none();
+            health.get_or_insert_with(|| failure.clone());
+            first
+        });
+        self.failure().unwrap_or(failure)
+    }
+}
+
+impl<D: Disk> LogStore<D> {
+    /// Opens the log of a data directory, creating it in a new one.
+    pub(crate) fn open(
+        dir: &DataDir<D>,
+        options: &LogOptions,
+        health: watch::Sender<Option<StorageFailure>>,
+    ) -> Result<Self, StorageError> {
+        let place = segment::Place {
+            disk: dir.disk().clone(),
+            dir: dir.log_path(),
+            segment_bytes: options.segment_bytes,
+        };
+        if !dir.log_created() {
+            // The segment stands whole before the directory says that there is one.
+            place.prepare(SEGMENT_FIRST)?;
+            create(&place, dir)?;
+        }
+        let salt = u32::from_le_bytes(*dir.incarnation().0.first_chunk().unwrap_or(&[0; 4]));
+        let recovered = recovery::recover(&place, salt, options.cache_bytes)?;
+        let shared = Arc::new(Shared {
+            memory: Mutex::new(recovered.memory),
+            files: recovered.files,
+            place: place.clone(),
+            salt,
+            health,
+            _dir: dir.clone(),
+        });
+        let on_failure = (options.writer == WriterMode::Thread).then(|| {
+            let shared = shared.clone();
+            Box::new(move |error: &StorageError| drop(shared.fail(error))) as segment::OnFailure
+        });
+        let mut helper = Helper::new(place, on_failure)?;
+        if !recovered.leftover.is_empty() {
+            helper.retire(recovered.leftover)?;
+        }
+        let (number, file, offset) = recovered.active;
+        if let Some((number, file)) = recovered.spare {
+            helper.has_ready(number, file);
+        }
+        let stamp = Stamp { segment: number, salt };
+        let (head, buffer) = (recovered.head, Vec::new());
+        let mut writer =
+            Writer { shared: shared.clone(), helper, file, stamp, offset, durable: offset, head, buffer };
+        if offset == 0 {
+            writer.put_head();
+            writer.flush_head()?;
+        }
+        writer.retire()?;
+        writer.helper.ask(number + 1);
+        Self::start(shared, writer, options.writer)
+    }
+
+    fn start(shared: Arc<Shared<D>>, writer: Writer<D>, mode: WriterMode) -> Result<Self, StorageError> {
+        let (sender, queue) = mpsc::channel(QUEUE_OPERATIONS_MAX);
+        let dir = shared.place.dir.clone();
+        let handle = match mode {
+            WriterMode::Thread => {
+                let thread = std::thread::Builder::new().name("ovncp-log".to_owned());
+                let handle = thread.spawn(move || writer::run_thread(writer, queue));
+                Some(handle.map_err(StorageError::io("start a thread for", &dir))?)
+            }
+            WriterMode::Task => {
+                drop(Runtime::spawn(writer::run_task(writer, queue)));
+                None
+            }
+        };
+        Ok(Self { reader: LogReader { shared }, queue: Some(sender), writer: handle })
+    }
+
+    /// Whether it never held a vote or an entry.
+    pub fn is_pristine(&self) -> bool {
+        let memory = self.reader.shared.memory();
+        memory.vote.is_none() && memory.last.is_none() && memory.purged.is_none()
+    }
+
+    /// Last entry that is not kept any more.
+    pub(crate) fn purged(&self) -> Option<LogId> {
+        self.reader.shared.memory().purged
+    }
+
+    /// A reader beside openraft's own.
+    pub fn reader(&self) -> LogReader<D> {
+        self.reader.clone()
+    }
+
+    fn check(&self) -> io::Result<()> {
+        self.reader.shared.failure().map_or(Ok(()), |failure| Err(StorageError::Failed(failure).into()))
+    }
+
+    /// Hands an operation to the writer.
+    async fn submit(&self, operation: Operation) -> io::Result<()> {
+        let sent = match &self.queue {
+            Some(queue) => queue.send(operation).await.is_ok(),
+            None => false,
+        };
+        if sent { Ok(()) } else { Err(self.stopped()) }
+    }
+
+    async fn finish(&self, done: oneshot::Receiver<Result<(), StorageFailure>>) -> io::Result<()> {
+        match done.await {
+            Ok(result) => result.map_err(|failure| StorageError::Failed(failure).into()),
+            Err(_) => Err(self.stopped()),
+        }
+    }
+
+    fn stopped(&self) -> io::Error {
+        match self.reader.shared.failure() {
+            Some(failure) => StorageError::Failed(failure).into(),
+            None => io::Error::new(io::ErrorKind::BrokenPipe, "the log writer has stopped"),
+        }
+    }
+
+    /// Largest entry that every segment can hold.
+    fn entry_bytes_max(&self) -> usize {
+        let segment = self.reader.shared.place.segment_bytes as usize;
+        ENTRY_BYTES_MAX.min(segment.saturating_sub(HEAD_BYTES_MAX + 2 * record::HEADER_BYTES))
+    }
+}
+
+/// Writes the first head and says that from now on there is a log.
+fn create<D: Disk>(place: &segment::Place<D>, dir: &DataDir<D>) -> Result<(), StorageError> {
+    let salt = u32::from_le_bytes(*dir.incarnation().0.first_chunk().unwrap_or(&[0; 4]));
+    let stamp = Stamp { segment: SEGMENT_FIRST, salt };
+    let path = place.path(SEGMENT_FIRST);
+    let mut bytes = Vec::new();
+    let head = HeadState::default().to_record(place.segment_bytes);
+    record::put(&mut bytes, record::Kind::Head, stamp, 0, |bytes| {
+        *bytes = crate::codec::append(std::mem::take(bytes), &head);
+    });
+    let write = || {
+        let file = place.disk.open(&path)?;
+        file.write_at(&bytes, 0)?;
+        file.sync_data()
+    };
+    write().map_err(StorageError::io("write", &path))?;
+    dir.set_log_created()
+}
+
+impl<D: Disk> Drop for LogStore<D> {
+    /// Waits until the writer has written what was queued, so that the directory can be opened again at once.
+    fn drop(&mut self) {
+        self.queue = None;
+        if let Some(writer) = self.writer.take() {
+            let _ = writer.join();
+        }
+    }
+}
+
+impl<D: Disk> LogReader<D> {
+    /// Entries of `range` as far as they exist, up to about `bytes_max` but at least one.
+    fn read(&self, range: Range<u64>, bytes_max: usize) -> io::Result<Vec<Entry>> {
+        loop {
+            let (found, purged) = {
+                let memory = self.shared.memory();
+                (memory.find(memory.clip(range.clone()), bytes_max), memory.purged)
+            };
+            match self.load(found) {
+                // A segment may be retired while it is read: then its entries do not exist any more.
+                Err(_) if self.shared.memory().purged != purged => {}
+                other => return other.map_err(|error| self.failed(error)),
+            }
+        }
+    }
+
+    fn failed(&self, error: StorageError) -> io::Error {
+        self.shared.fail(&error);
+        error.into()
+    }
+
+    fn load(&self, found: Vec<Found>) -> Result<Vec<Entry>, StorageError> {
+        let mut entries = Vec::with_capacity(found.len());
+        let mut places: Vec<(u64, Place)> = Vec::new();
+        for item in found {
+            match item {
+                Found::OnDisk(index, place) => {
+                    let adjacent = places.first().is_none_or(|(_, first)| {
+                        first.segment == place.segment
+                            && ((place.offset + place.len - first.offset) as usize) <= READ_AHEAD_BYTES_MAX
+                    });
+                    if !adjacent {
+                        self.load_places(&places, &mut entries)?;
+                        places.clear();
+                    }
+                    places.push((index, place));
+                }
+                Found::Cached(entry) => {
+                    self.load_places(&places, &mut entries)?;
+                    places.clear();
+                    entries.push(entry);
+                }
+            }
+        }
+        self.load_places(&places, &mut entries)?;
+        Ok(entries)
+    }
+
+    /// Reads entries of one segment, in the order of their places, with one call.
+    fn load_places(&self, places: &[(u64, Place)], entries: &mut Vec<Entry>) -> Result<(), StorageError> {
+        let (Some((_, first)), Some((_, last))) = (places.first(), places.last()) else { return Ok(()) };
+        let path = self.shared.place.path(first.segment);
+        let gone = || StorageError::corrupt(&path, u64::from(first.offset), "the segment is not open");
+        let file = self.shared.files.get(first.segment).ok_or_else(gone)?;
+        let start = first.offset as usize - record::HEADER_BYTES;
+        let mut bytes = vec![0; (last.offset + last.len) as usize - start];
+        file.read_exact_at(&mut bytes, start as u64).map_err(StorageError::io("read", &path))?;
+        let bytes = Bytes::from(bytes);
+        let stamp = Stamp { segment: first.segment, salt: self.shared.salt };
+        for (index, place) in places {
+            let at = place.offset as usize - record::HEADER_BYTES;
+            let corrupt = |what: &str| StorageError::corrupt(&path, at as u64, what);
+            let end = (place.offset + place.len) as usize - start;
+            let payload = match record::parse(&bytes[at - start..end], stamp) {
+                record::Parsed::Record(record) if record.kind == record::Kind::Entry => record.payload,
+                record::Parsed::Bad { what, .. } => return Err(corrupt(what)),
+                _ => return Err(corrupt("not an entry")),
+            };
+            let entry = decode_entry(&bytes.slice_ref(payload))
+                .map_err(|source| StorageError::Codec { file: path.clone(), source })?;
+            if entry.log_id.index != *index {
+                return Err(corrupt("another entry than expected"));
+            }
+            entries.push(entry);
+        }
+        Ok(())
+    }
+}
+
+fn to_range(range: &impl RangeBounds<u64>) -> Range<u64> {
+    let start = match range.start_bound() {
+        Bound::Included(start) => *start,
+        Bound::Excluded(start) => start.saturating_add(1),
+        Bound::Unbounded => 0,
+    };
+    let end = match range.end_bound() {
+        Bound::Included(end) => end.saturating_add(1),
+        Bound::Excluded(end) => *end,
+        Bound::Unbounded => u64::MAX,
+    };
+    start..end
+}
+
+impl<D: Disk> RaftLogReader<TypeConfig> for LogReader<D> {
+    async fn try_get_log_entries<RB>(&mut self, range: RB) -> Result<Vec<Entry>, io::Error>
+    where
+        RB: RangeBounds<u64> + Clone + Debug + OptionalSend,
+    {
+        self.read(to_range(&range), usize::MAX)
+    }
+
+    async fn entries_stream<RB>(
+        &mut self,
+        range: RB,
+    ) -> impl Stream<Item = Result<Entry, io::Error>> + OptionalSend
+    where
+        RB: RangeBounds<u64> + Clone + Debug + OptionalSend,
+    {
+        // In bounded pieces: after a restart the range to apply may be the whole log.
+        let reader = self.clone();
+        let pieces = stream::unfold(to_range(&range), move |range| {
+            let read =
+                if range.is_empty() { Ok(Vec::new()) } else { reader.read(range.clone(), READ_BYTES_MAX) };
+            async move {
+                match read {
+                    Ok(entries) => {
+                        let next = entries.last()?.log_id.index + 1;
+                        let piece: Vec<_> = entries.into_iter().map(Ok).collect();
+                        Some((stream::iter(piece), next..range.end.max(next)))
+                    }
+                    Err(error) => Some((stream::iter(vec![Err(error)]), range.end..range.end)),
+                }
+            }
+        });
+        futures_util::StreamExt::flatten(pieces)
+    }
+
+    async fn read_vote(&mut self) -> Result<Option<Vote>, io::Error> {
+        Ok(self.shared.memory().vote)
+    }
+
+    async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> Result<Vec<Entry>, io::Error> {
+        let entries = self.read(start..end, READ_BYTES_MAX)?;
+        match entries.first() {
+            Some(first) if first.log_id.index == start => Ok(entries),
+            None if start >= end => Ok(entries),
+            // An empty answer, or one with a hole, would send the replication astray.
+            _ => Err(io::Error::new(io::ErrorKind::NotFound, format!("entry {start} is not in the log"))),
+        }
+    }
+}
+
+impl<D: Disk> RaftLogStorage<TypeConfig> for LogStore<D> {
+    type LogReader = LogReader<D>;
+
+    async fn get_log_state(&mut self) -> Result<LogState<TypeConfig>, io::Error> {
+        let memory = self.reader.shared.memory();
+        Ok(LogState { last_purged_log_id: memory.purged, last_log_id: memory.last })
+    }
+
+    async fn get_log_reader(&mut self) -> LogReader<D> {
+        self.reader.clone()
+    }
+
+    async fn save_vote(&mut self, vote: &Vote) -> Result<(), io::Error> {
+        self.check()?;
+        let (done, saved) = oneshot::channel();
+        self.submit(Operation::Vote { vote: *vote, done }).await?;
+        self.finish(saved).await?;
+        self.reader.shared.memory().vote = Some(*vote);
+        Ok(())
+    }
+
+    /// Written behind whatever is queued, without a sync of its own. That is safe: the committed index is a
+    /// lower bound that a restart may start from, every entry it names stands before it in the stream, and an
+    /// older bound only means that the entries after it are applied once the leader confirms them again. A
+    /// killed process loses nothing; a power loss may lose the last one.
+    async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), io::Error> {
+        self.check()?;
+        let Some(committed) = committed else { return Ok(()) };
+        self.reader.shared.memory().committed = Some(committed);
+        self.submit(Operation::Committed(committed)).await
+    }
+
+    async fn read_committed(&mut self) -> Result<Option<LogId>, io::Error> {
+        Ok(self.reader.shared.memory().committed)
+    }
+
+    async fn append<I>(&mut self, entries: I, callback: IOFlushed<TypeConfig>) -> Result<(), io::Error>
+    where
+        I: IntoIterator<Item = Entry> + OptionalSend,
+        I::IntoIter: OptionalSend,
+    {
+        self.check()?;
+        let entries: Vec<Entry> = entries.into_iter().collect();
+        let bytes_max = self.entry_bytes_max();
+        if let Some(large) = entries.iter().find(|entry| entry::weight(entry) > bytes_max) {
+            let what = format!("entry {} has more than {bytes_max} bytes", large.log_id.index);
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
+        }
+        let submitted = self
+            .reader
+            .shared
+            .memory()
+            .append(&entries)
+            .map_err(|what| io::Error::new(io::ErrorKind::InvalidInput, what))?;
+        self.submit(Operation::Append { entries, submitted, flushed: callback }).await
+    }
+
+    async fn truncate_after(&mut self, last_log_id: Option<LogId>) -> Result<(), io::Error> {
+        self.check()?;
+        let (done, truncated) = oneshot::channel();
+        let submitted = {
+            let mut memory = self.reader.shared.memory();
+            memory.truncate_after(last_log_id);
+            memory.submit()
+        };
+        self.submit(Operation::Truncate { after: last_log_id, submitted, done }).await?;
+        self.finish(truncated).await
+    }
+
+    async fn purge(&mut self, log_id: LogId) -> Result<(), io::Error> {
+        self.check()?;
+        self.reader.shared.memory().purge(log_id);
+        self.submit(Operation::Purge { upto: log_id }).await
+    }
+}

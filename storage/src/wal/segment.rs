@@ -1,0 +1,260 @@
+//! Segment files: made ready ahead of their use, retired behind it.
+//!
+//! A segment gets its name only once all its blocks are written with zeroes and synced, so that appending to it
+//! never allocates: an fdatasync on written blocks costs half of one on a growing file. A retired segment is
+//! kept (as `next.tmp`) for the next preparation, all others are removed.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use crate::disk::{Disk, File};
+use crate::error::StorageError;
+
+const SUFFIX: &str = ".wal";
+/// A segment being made ready, or one that waits to be used again.
+pub(super) const NEXT: &str = "next.tmp";
+/// Zeroes are written and synced in pieces, so that a sync of the log in between is not held up for long.
+const ZERO_BYTES: usize = 128 * 1_024;
+/// Jobs that may wait for the helper thread: one preparation and a few retirements.
+const JOBS_MAX: usize = 16;
+
+/// Name of a segment.
+pub(super) fn name(segment: u32) -> String {
+    format!("{segment:010}{SUFFIX}")
+}
+
+/// Number of a segment file, if it is one.
+pub(super) fn number(name: &str) -> Option<u32> {
+    name.strip_suffix(SUFFIX).filter(|digits| digits.len() == 10)?.parse().ok()
+}
+
+/// Open files of all segments, for readers.
+#[derive(Debug)]
+pub(super) struct Files<F> {
+    open: Mutex<BTreeMap<u32, Arc<F>>>,
+}
+
+impl<F> Default for Files<F> {
+    fn default() -> Self {
+        Self { open: Mutex::new(BTreeMap::new()) }
+    }
+}
+
+impl<F> Files<F> {
+    pub(super) fn get(&self, segment: u32) -> Option<Arc<F>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner).get(&segment).cloned()
+    }
+
+    pub(super) fn insert(&self, segment: u32, file: Arc<F>) {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner).insert(segment, file);
+    }
+
+    /// Takes all segments below `keep` out; their numbers.
+    pub(super) fn retire_below(&self, keep: u32) -> Vec<u32> {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = open.split_off(&keep);
+        std::mem::replace(&mut *open, kept).into_keys().collect()
+    }
+}
+
+/// Where segments lie and how large they are.
+#[derive(Clone, Debug)]
+pub(super) struct Place<D> {
+    pub(super) disk: D,
+    pub(super) dir: PathBuf,
+    pub(super) segment_bytes: u32,
+}
+
+impl<D: Disk> Place<D> {
+    pub(super) fn path(&self, segment: u32) -> PathBuf {
+        self.dir.join(name(segment))
+    }
+
+    /// Makes a segment of zeroes, durable under its name.
+    pub(super) fn prepare(&self, segment: u32) -> Result<Arc<D::File>, StorageError> {
+        let path = self.dir.join(NEXT);
+        let file = self.zeroed(&path).map_err(StorageError::io("prepare", &path))?;
+        let name = self.path(segment);
+        self.disk.rename(&path, &name).map_err(StorageError::io("rename", &path))?;
+        self.disk.sync_dir(&self.dir).map_err(StorageError::io("sync", &self.dir))?;
+        Ok(Arc::new(file))
+    }
+
+    /// Gives the space of retired segments back, but for one that is used again.
+    pub(super) fn retire(&self, segments: &[u32]) -> Result<(), StorageError> {
+        let names = self.disk.read_dir(&self.dir).map_err(StorageError::io("read directory", &self.dir))?;
+        let mut recycle = !names.iter().any(|name| name == NEXT);
+        for segment in segments {
+            let path = self.path(*segment);
+            if std::mem::take(&mut recycle) {
+                self.disk.rename(&path, &self.dir.join(NEXT)).map_err(StorageError::io("rename", &path))?;
+            } else {
+                self.disk.remove(&path).map_err(StorageError::io("remove", &path))?;
+            }
+        }
+        // Before the recycled one is overwritten: its old name must never lead to zeroes.
+        self.disk.sync_dir(&self.dir).map_err(StorageError::io("sync", &self.dir))
+    }
+
+    fn zeroed(&self, path: &Path) -> io::Result<D::File> {
+        let bytes = u64::from(self.segment_bytes);
+        let file = match self.disk.open(path) {
+            Ok(file) if file.len()? == bytes => file,
+            _ => {
+                let file = self.disk.create(path, false)?;
+                file.allocate(bytes)?;
+                file
+            }
+        };
+        let zeroes = vec![0; ZERO_BYTES];
+        let mut at = 0;
+        while at < bytes {
+            let count = zeroes.len().min(usize::try_from(bytes - at).unwrap_or(usize::MAX));
+            file.write_at(&zeroes[..count], at)?;
+            file.sync_data()?;
+            at += count as u64;
+        }
+        Ok(file)
+    }
+}
+
+/// A segment's number and file.
+pub(super) type Numbered<D> = (u32, Arc<<D as Disk>::File>);
+
+/// Who prepares and retires: a thread of its own, or the writer itself (in a simulation).
+#[derive(Debug)]
+pub(super) struct Helper<D: Disk> {
+    place: Place<D>,
+    thread: Option<Thread<D>>,
+    /// Prepared ahead or found at the start.
+    ready: Option<Numbered<D>>,
+}
+
+#[derive(Debug)]
+struct Thread<D: Disk> {
+    jobs: Option<SyncSender<Job>>,
+    prepared: Receiver<Result<Numbered<D>, StorageError>>,
+    handle: Option<JoinHandle<()>>,
+    /// A preparation is under way.
+    asked: Option<u32>,
+}
+
+enum Job {
+    Prepare(u32),
+    Retire(Vec<u32>),
+}
+
+/// Called with each failure of the helper thread, as soon as it happens.
+pub(super) type OnFailure = Box<dyn Fn(&StorageError) + Send>;
+
+impl<D: Disk> Helper<D> {
+    /// A helper on its own thread, or without one when `on_failure` is `None`.
+    pub(super) fn new(place: Place<D>, on_failure: Option<OnFailure>) -> Result<Self, StorageError> {
+        let thread = match on_failure {
+            None => None,
+            Some(on_failure) => {
+                let (jobs, work) = sync_channel(JOBS_MAX);
+                let (done, prepared) = sync_channel(1);
+                let on_thread = place.clone();
+                let handle = std::thread::Builder::new()
+                    .name("ovncp-log-space".to_owned())
+                    .spawn(move || run(&on_thread, &work, &done, &on_failure))
+                    .map_err(StorageError::io("start a thread for", &place.dir))?;
+                Some(Thread { jobs: Some(jobs), prepared, handle: Some(handle), asked: None })
+            }
+        };
+        Ok(Self { place, thread, ready: None })
+    }
+
+    /// A segment that is ready already.
+    pub(super) fn has_ready(&mut self, segment: u32, file: Arc<D::File>) {
+        self.ready = Some((segment, file));
+    }
+
+    /// Starts to prepare a segment.
+    pub(super) fn ask(&mut self, segment: u32) {
+        if self.ready.as_ref().is_some_and(|(ready, _)| *ready == segment) {
+            return;
+        }
+        if let Some(thread) = &mut self.thread {
+            thread.asked = Some(segment);
+            thread.send(Job::Prepare(segment));
+        }
+    }
+
+    /// The prepared segment, waiting for it if need be.
+    pub(super) fn take(&mut self, segment: u32) -> Result<Arc<D::File>, StorageError> {
+        if let Some((ready, file)) = self.ready.take()
+            && ready == segment
+        {
+            return Ok(file);
+        }
+        if let Some(thread) = &mut self.thread
+            && thread.asked.take() == Some(segment)
+        {
+            let gone =
+                || StorageError::io("prepare", &self.place.path(segment))(io::ErrorKind::BrokenPipe.into());
+            return thread.prepared.recv().map_err(|_| gone())?.map(|(_, file)| file);
+        }
+        self.place.prepare(segment)
+    }
+
+    /// Gives segments back.
+    pub(super) fn retire(&mut self, segments: Vec<u32>) -> Result<(), StorageError> {
+        match &mut self.thread {
+            Some(thread) => {
+                thread.send(Job::Retire(segments));
+                Ok(())
+            }
+            None => self.place.retire(&segments),
+        }
+    }
+}
+
+impl<D: Disk> Thread<D> {
+    fn send(&mut self, job: Job) {
+        if let Some(jobs) = &self.jobs {
+            // A thread that is gone has reported why, and `take` finds out.
+            let _ = jobs.send(job);
+        }
+    }
+}
+
+impl<D: Disk> Drop for Thread<D> {
+    fn drop(&mut self) {
+        self.jobs = None;
+        if let Some(handle) = self.handle.take() {
+            let _ = handle.join();
+        }
+    }
+}
+
+fn run<D: Disk>(
+    place: &Place<D>,
+    work: &Receiver<Job>,
+    done: &SyncSender<Result<Numbered<D>, StorageError>>,
+    on_failure: &OnFailure,
+) {
+    while let Ok(job) = work.recv() {
+        match job {
+            Job::Prepare(segment) => {
+                let prepared = place.prepare(segment).map(|file| (segment, file));
+                if let Err(error) = &prepared {
+                    on_failure(error);
+                }
+                if done.send(prepared).is_err() {
+                    return;
+                }
+            }
+            Job::Retire(segments) => {
+                if let Err(error) = place.retire(&segments) {
+                    on_failure(&error);
+                }
+            }
+        }
+    }
+}
