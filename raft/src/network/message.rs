@@ -4,7 +4,7 @@
 use bytes::Bytes;
 use ovncp_state::command::{JoinNode, RenewLock};
 use ovncp_state::reply::Renewed;
-use ovncp_state::{ClusterId, Incarnation, LogIndex, NodeId, Refusal as StateRefusal};
+use ovncp_state::{ClusterId, LogIndex, NodeId, Refusal as StateRefusal};
 use ovncp_storage::types::Origin;
 use serde::{Deserialize, Serialize};
 
@@ -78,40 +78,46 @@ pub enum ReadIndexRefusal {
 pub enum ControlRequest {
     /// What do you belong to?
     Probe {
-        /// Hash of the dialer's static peer list.
-        peers_hash: [u8; 16],
+        /// Hash of the asker's static peer list.
+        list: [u8; 16],
     },
-    /// Make me a member. Answered by the leader only.
+    /// Make me a member.
     Join(JoinNode),
-    /// The cluster's secret for derived lock secrets; given to members only.
-    ClusterKey,
-    /// The lowest name tells its pristine peers that it forms the cluster now, with these ids.
-    Form {
-        /// Hash of the static peer list that all of them answered with.
-        peers_hash: [u8; 16],
-        /// Initial members: id, name, data directory.
-        members: Vec<(NodeId, String, Incarnation)>,
-    },
+    /// The lowest name asks a node without a cluster to agree to the one it is about to found.
+    Agree(FormationOffer),
+}
+
+/// A cluster that is about to be founded.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FormationOffer {
+    /// Its identity.
+    pub cluster_id: ClusterId,
+    /// The secret of its members.
+    pub key: [u8; 32],
+    /// Its initial members by name: the first has id 1.
+    pub roster: Vec<JoinNode>,
 }
 
 /// Answer to a [`ControlRequest`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ControlResponse {
-    /// To `Probe`: no cluster, nothing on disk.
-    Pristine {
-        /// Hash of the static peer list.
-        peers_hash: [u8; 16],
+    /// To `Probe`: part of no cluster. It may have agreed to one that is not founded yet.
+    Blank {
+        /// Hash of its static peer list.
+        list: [u8; 16],
+        /// How it would be listed.
+        node: JoinNode,
     },
     /// To `Probe`: a member.
     Member {
-        /// Of which cluster; absent until the first entry is applied.
-        cluster_id: Option<ClusterId>,
+        /// Of which cluster.
+        cluster_id: ClusterId,
         /// Its id.
-        id: Option<NodeId>,
-        /// Raft term.
-        term: u64,
-        /// The leader it knows: id, name, address.
-        leader: Option<(NodeId, String, String)>,
+        id: NodeId,
+        /// The leader it knows.
+        leader: Option<LeaderHint>,
+        /// The asker was a member and is none any more.
+        removed: bool,
     },
     /// To `Join`.
     Joined {
@@ -119,16 +125,16 @@ pub enum ControlResponse {
         cluster_id: ClusterId,
         /// Its id.
         id: NodeId,
+        /// The secret of the members.
+        key: [u8; 32],
     },
-    /// To `Join`, from a follower.
+    /// To `Join`, from a node that does not lead.
     NotLeader {
-        /// The leader it knows: id, name, address.
-        leader: Option<(NodeId, String, String)>,
+        /// The leader it knows.
+        leader: Option<LeaderHint>,
     },
-    /// To `ClusterKey`.
-    ClusterKey([u8; 32]),
-    /// To `Form`: agreed.
-    Forming,
+    /// To `Agree`: agreed, and durable.
+    Agreed,
     /// Not now or not at all, and why.
     Refused {
         /// For the operator.
@@ -136,4 +142,15 @@ pub enum ControlResponse {
         /// Whether asking again may help.
         retry: bool,
     },
+}
+
+/// Who leads and where it is found.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaderHint {
+    /// Its id.
+    pub id: NodeId,
+    /// Its name.
+    pub name: String,
+    /// Address of its peer listener.
+    pub addr: String,
 }
