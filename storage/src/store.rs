@@ -11,7 +11,7 @@ use crate::error::StorageError;
 use crate::machine::{Machine, Replica};
 use crate::sink::ApplySink;
 use crate::snapshot::SnapshotStore;
-use crate::wal::{LogOptions, LogStore, WriterMode};
+use crate::wal::{LogStore, WriterMode};
 
 /// Bytes of a log segment.
 pub const SEGMENT_BYTES: u32 = 8 * 1_024 * 1_024;
@@ -77,12 +77,7 @@ pub fn open<D: Disk>(
     assert!(options.segment_bytes >= SEGMENT_BYTES_MIN, "a segment must hold its head and an entry");
     let health = watch::Sender::new(None);
     let (snapshots, state) = SnapshotStore::open(&dir)?;
-    let log_options = LogOptions {
-        writer: options.writer,
-        segment_bytes: options.segment_bytes,
-        cache_bytes: options.cache_bytes,
-    };
-    let log = LogStore::open(&dir, &log_options, health.clone())?;
+    let log = LogStore::open(&dir, &options, health.clone())?;
     let covered = snapshots.current().and_then(|(meta, _)| meta.last_log_id);
     if let Some(purged) = log.purged()
         && covered.is_none_or(|covered| covered.index < purged.index)

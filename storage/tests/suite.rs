@@ -30,7 +30,8 @@ impl<D: Disk> StoreBuilder<TypeConfig, LogStore<D>, Machine<D>> for Builder<D> {
 fn run<D: Disk>(disk: D, root: impl Into<std::path::PathBuf>, options: StoreOptions) {
     let builder = Builder { disk, root: root.into(), options, built: AtomicU64::new(0) };
     // The clock stands still but for the suite's own sleeps, which then cost nothing.
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
     runtime.block_on(Suite::test_all(builder)).unwrap();
 }
 

@@ -43,6 +43,7 @@ use crate::data_dir::DataDir;
 use crate::disk::{Disk, File};
 use crate::error::{StorageError, StorageFailure};
 use crate::runtime::Runtime;
+use crate::store::StoreOptions;
 use crate::types::TypeConfig;
 use memory::{Found, Memory, Place};
 use record::Stamp;
@@ -66,14 +67,6 @@ pub enum WriterMode {
     Thread,
     /// A task of the runtime, which then waits for the disk: for simulations on one thread.
     Task,
-}
-
-/// How the log is laid out.
-#[derive(Clone, Debug)]
-pub(crate) struct LogOptions {
-    pub(crate) writer: WriterMode,
-    pub(crate) segment_bytes: u32,
-    pub(crate) cache_bytes: usize,
 }
 
 /// The Raft log and vote of one node.
@@ -134,7 +127,7 @@ impl<D: Disk> LogStore<D> {
     /// Opens the log of a data directory, creating it in a new one.
     pub(crate) fn open(
         dir: &DataDir<D>,
-        options: &LogOptions,
+        options: &StoreOptions,
         health: watch::Sender<Option<StorageFailure>>,
     ) -> Result<Self, StorageError> {
         let place = segment::Place {
@@ -197,6 +190,16 @@ impl<D: Disk> LogStore<D> {
             }
         };
         Ok(Self { reader: LogReader { shared }, queue: Some(sender), writer: handle })
+    }
+
+    /// Opens a log without the snapshots that belong to it; for tests and benches of the log alone.
+    pub fn open_alone(dir: &DataDir<D>, options: &StoreOptions) -> Result<Self, StorageError> {
+        Self::open(dir, options, watch::Sender::new(None))
+    }
+
+    /// Why the log stopped, once it did.
+    pub fn failure(&self) -> Option<StorageFailure> {
+        self.reader.shared.failure()
     }
 
     /// Whether it never held a vote or an entry.

@@ -56,7 +56,8 @@ pub(super) struct Writer<D: Disk> {
     /// Where the next record goes, and up to where the segment is synced.
     pub(super) offset: usize,
     pub(super) durable: usize,
-    /// As the records written so far say; goes into the head of the next segment.
+    /// As the records put so far say, none more: it goes into the head of the next segment, which recovery
+    /// compares with the records before it.
     pub(super) head: HeadState,
     pub(super) buffer: Vec<u8>,
 }
@@ -151,8 +152,8 @@ impl<D: Disk> Writer<D> {
         }
         result?;
         if let Some(committed) = committed {
-            self.head.committed = Some(committed);
             self.put(Kind::Committed, &mut batch, |bytes| append_value(bytes, &WireLogId::from(committed)))?;
+            self.head.committed = Some(committed);
         }
         self.flush(&mut batch)?;
         if batch.purged { self.retire() } else { Ok(()) }
@@ -175,21 +176,21 @@ impl<D: Disk> Writer<D> {
             }
             Operation::Vote { vote, done } => {
                 answers.push(Answer::Done(done));
-                self.head.vote = Some(vote);
                 self.put(Kind::Vote, batch, |bytes| append_value(bytes, &WireVote::from(vote)))?;
+                self.head.vote = Some(vote);
                 batch.sync = true;
             }
             Operation::Truncate { after, submitted, done } => {
                 answers.push(Answer::Done(done));
-                self.head.last = after;
                 self.put(Kind::Truncate, batch, |bytes| append_value(bytes, &after.map(WireLogId::from)))?;
+                self.head.last = after;
                 batch.changes.push(Change::Truncate(after));
                 batch.written = submitted;
                 batch.sync = true;
             }
             Operation::Purge { upto } => {
-                self.head.purge(upto);
                 self.put(Kind::Purge, batch, |bytes| append_value(bytes, &WireLogId::from(upto)))?;
+                self.head.purge(upto);
                 batch.changes.push(Change::Purge(upto));
                 batch.purged = true;
                 batch.sync = true;
@@ -200,8 +201,8 @@ impl<D: Disk> Writer<D> {
     }
 
     fn put_entry(&mut self, entry: &Entry, batch: &mut Batch) -> Result<(), StorageError> {
-        self.head.last = Some(entry.log_id);
         let (offset, len) = self.put(Kind::Entry, batch, |bytes| encode_entry_into(entry, bytes))?;
+        self.head.last = Some(entry.log_id);
         let place = Place { term: entry.log_id.leader_id.term, segment: self.stamp.segment, offset, len };
         batch.changes.push(Change::Place(entry.log_id.index, place));
         Ok(())
