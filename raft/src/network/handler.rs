@@ -8,10 +8,10 @@ use futures_util::stream::BoxStream;
 use ovncp_state::LogIndex;
 
 use super::identity::PeerIdentity;
+use super::lanes::SnapshotChunks;
 use super::message::{
     ControlRequest, ControlResponse, ForwardItem, ForwardOutcome, ReadIndexRefusal, RenewItem, RenewOutcome,
 };
-use super::server::SnapshotChunks;
 use super::types::{
     AppendRequest, AppendResult, SnapshotMeta, SnapshotResponse, TransferRequest, TransferResponse, Vote,
     VoteRequest, VoteResponse,

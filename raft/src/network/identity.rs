@@ -95,6 +95,12 @@ pub enum Refusal {
     /// The dialer reached itself.
     #[error("a node dialed itself")]
     SelfDial,
+    /// Two nodes are configured with one name.
+    #[error("has the same name: {name}")]
+    SameName {
+        /// The name.
+        name: String,
+    },
     /// The id is known with another data directory: a wiped node must join anew.
     #[error("node {id} is known with data directory {known}, not {presented}")]
     OtherIncarnation {

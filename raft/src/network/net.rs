@@ -13,7 +13,7 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream, lookup_host};
 /// code over any implementation.
 pub trait Net: Clone + Send + Sync + 'static {
     /// One connection.
-    type Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static;
+    type Stream: AsyncRead + AsyncWrite + Send + Sync + Unpin + 'static;
     /// A bound listener; dropping it refuses further dials.
     type Listener: Send + 'static;
 
