@@ -269,8 +269,11 @@ impl<N: Net, S> PeerNetwork<N, S> {
     pub async fn shutdown(&self) {
         self.close();
         lock(&self.shared.peers).clear();
-        let mut tasks = std::mem::take(&mut *lock(&self.shared.tasks));
-        while tasks.join_next().await.is_some() {}
+        let tasks = std::mem::take(&mut *lock(&self.shared.tasks));
+        for task in tasks {
+            // A task that panicked has ended, too.
+            let _ = task.await;
+        }
     }
 
     fn forward_lane(&self, to: NodeId) -> Result<Link, CallError> {

@@ -9,7 +9,7 @@ use ovncp_state::NodeId;
 use ovncp_storage::runtime::random_u64;
 use ovncp_storage::types::Peer;
 use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tracing::{debug, info, warn};
 
@@ -33,7 +33,7 @@ pub(super) struct Shared<N: Net> {
     /// Becomes true once: everything ends.
     pub(super) closing: watch::Sender<bool>,
     /// The tasks of the links.
-    pub(super) tasks: Mutex<JoinSet<()>>,
+    pub(super) tasks: Mutex<Vec<JoinHandle<()>>>,
 }
 
 /// Locks without minding a panic elsewhere: no critical section of the transport leaves things half done.

@@ -105,6 +105,6 @@ pub trait PeerHandler: Send + Sync + 'static {
 pub trait SnapshotSource: Send + 'static {
     /// All of them.
     fn size(&self) -> u64;
-    /// The next at most `max` bytes; empty at the end.
-    fn read_chunk(&mut self, max: usize) -> io::Result<Bytes>;
+    /// At most `max` bytes from `offset` on; none at the end.
+    fn read_at(&self, offset: u64, max: usize) -> io::Result<Bytes>;
 }

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use ovncp_state::NodeId;
+use ovncp_storage::runtime::spawn;
 use ovncp_storage::types::Peer;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, sleep_until};
@@ -97,8 +98,8 @@ impl PeerEntry {
                 lost: None,
             };
             let mut tasks = lock(&shared.tasks);
-            while tasks.try_join_next().is_some() {}
-            tasks.spawn(task.run());
+            tasks.retain(|task| !task.is_finished());
+            tasks.push(spawn(task.run()));
             (Link { calls }, redial)
         };
         let (heartbeat, redial_heartbeat) = start(Lane::Heartbeat, &keep);

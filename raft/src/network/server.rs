@@ -5,9 +5,11 @@ use std::future::Future;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use ovncp_storage::runtime::spawn;
 use tokio::io::AsyncRead;
 use tokio::sync::{Semaphore, SemaphorePermit, watch};
-use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
 
@@ -20,6 +22,7 @@ use super::handler::PeerHandler;
 use super::handshake::{self, Hello, PROTOCOL_MAX, Welcome};
 use super::identity::{Lane, Refusal};
 use super::lanes;
+pub use super::lanes::SnapshotChunks;
 use super::limits::{CONNECTIONS_MAX, HANDSHAKE_BYTES_MAX, HANDSHAKES_MAX};
 use super::net::Net;
 use super::wire;
@@ -61,17 +64,17 @@ pub async fn serve<N: Net, S, H: PeerHandler>(
         handshakes: Semaphore::new(HANDSHAKES_MAX),
         refusals: Mutex::default(),
     });
-    let mut connections = JoinSet::new();
+    let mut connections = FuturesUnordered::new();
     tokio::pin!(shutdown);
     loop {
         tokio::select! {
             biased;
             () = closed(&mut closing) => break,
             () = &mut shutdown => break,
-            Some(_) = connections.join_next(), if !connections.is_empty() => {}
+            Some(_) = connections.next(), if !connections.is_empty() => {}
             accepted = shared.net.accept(&mut listener) => match accepted {
                 Ok((stream, from)) if connections.len() < CONNECTIONS_MAX => {
-                    connections.spawn(connection(Arc::clone(&listening), stream, from));
+                    connections.push(spawn(connection(Arc::clone(&listening), stream, from)));
                 }
                 Ok((_, from)) => warn!(from, limit = CONNECTIONS_MAX, "too many peer connections, closed one"),
                 Err(error) => {
@@ -84,7 +87,7 @@ pub async fn serve<N: Net, S, H: PeerHandler>(
     // First the listener, so that a re-dial is refused: that tells the peers that this process goes.
     drop(listener);
     stop.send_replace(true);
-    while connections.join_next().await.is_some() {}
+    while connections.next().await.is_some() {}
 }
 
 async fn connection<N: Net, H: PeerHandler>(

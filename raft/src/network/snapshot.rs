@@ -80,11 +80,12 @@ where
     C: AsyncRead + AsyncWrite + Unpin,
 {
     conn.writer.push(Kind::SnapshotOffer, 1, |out| wire::put_snapshot_offer(out, offer));
+    let mut offset = 0;
     loop {
         if let Some(answer) = write(conn).await.map_err(|error| unreachable(&error))? {
             return Ok(Some(answer));
         }
-        let chunk = source.read_chunk(SNAPSHOT_CHUNK_BYTES).map_err(|error| {
+        let chunk = source.read_at(offset, SNAPSHOT_CHUNK_BYTES).map_err(|error| {
             // Our own snapshot cannot be read: that is this node's storage, not the network.
             SendError::StorageError(StorageError::read_snapshot(
                 None,
@@ -94,6 +95,7 @@ where
         if chunk.is_empty() {
             break;
         }
+        offset += chunk.len() as u64;
         conn.writer.push(Kind::SnapshotChunk, 1, |out| out.extend_from_slice(&chunk));
     }
     conn.writer.push(Kind::SnapshotEnd, 1, |_| ());
