@@ -1,28 +1,23 @@
-//! tokio as openraft's runtime, with two things that a simulation needs.
+//! tokio as openraft's runtime, with a random number generator that a simulation can seed.
 //!
-//! A random number generator that can be seeded: openraft draws election time-outs from its runtime. In
-//! production this is the operating system's generator. A simulation runs every node on one thread and seeds
-//! that thread, so that a run can be replayed exactly. [`random_u64`] is the one source for our own tickets,
-//! jitter and the like.
-//!
-//! A [`Scope`] around all tasks of one node: they can be aborted together at any moment, as a kill does. Every
-//! task of a node is spawned by [`spawn`], openraft's included.
+//! openraft draws election time-outs from its runtime. In production this is the operating system's
+//! generator. A simulation runs every node on one thread and seeds that thread, so that a run can be
+//! replayed exactly. Ours too: [`random_u64`] is the one source for tickets, jitter and the like. And every task
+//! is started by [`spawn`] (or passes through [`adopt`]), so that a simulation can kill or stop one node's.
+
+mod process;
 
 use std::cell::RefCell;
 use std::convert::Infallible;
 use std::future::Future;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use openraft_rt::{AsyncRuntime, OptionalSend};
 use openraft_rt_tokio::TokioRuntime;
 use rand::rngs::{SmallRng, ThreadRng};
 use rand::{Rng, SeedableRng, TryRng};
-use tokio::task::{AbortHandle, JoinHandle};
 
-tokio::task_local! {
-    static SCOPE: Scope;
-}
+pub use process::{Owned, Process, adopt, spawn};
 
 thread_local! {
     static SEEDED: RefCell<Option<SmallRng>> = const { RefCell::new(None) };
@@ -53,75 +48,6 @@ fn thread_rng() -> RuntimeRng {
     match seeded {
         Some(rng) => RuntimeRng::Seeded(rng),
         None => RuntimeRng::System(rand::rng()),
-    }
-}
-
-/// All tasks of one node. Tasks spawned by a task of a scope belong to it too.
-#[derive(Clone, Debug, Default)]
-pub struct Scope {
-    tasks: Arc<Mutex<Tasks>>,
-}
-
-#[derive(Debug, Default)]
-struct Tasks {
-    killed: bool,
-    running: Vec<AbortHandle>,
-    /// Look for ended tasks when there are so many.
-    sweep_at: usize,
-}
-
-impl Scope {
-    /// An empty scope.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Runs `future` as a part of this scope.
-    pub async fn run<F: Future>(&self, future: F) -> F::Output {
-        SCOPE.scope(self.clone(), future).await
-    }
-
-    /// Aborts every task of this scope, and every one that is still spawned in it. They end when the runtime
-    /// next looks at them, without running any more of their own code than destructors.
-    pub fn kill(&self) {
-        let mut tasks = self.lock();
-        tasks.killed = true;
-        for task in tasks.running.drain(..) {
-            task.abort();
-        }
-    }
-
-    fn adopt(&self, task: AbortHandle) {
-        let mut tasks = self.lock();
-        if tasks.killed {
-            task.abort();
-            return;
-        }
-        if tasks.running.len() >= tasks.sweep_at {
-            tasks.running.retain(|task| !task.is_finished());
-            tasks.sweep_at = (2 * tasks.running.len()).max(64);
-        }
-        tasks.running.push(task);
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Tasks> {
-        self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Spawns a task, in the scope of the spawning task when it has one.
-pub fn spawn<T>(future: T) -> JoinHandle<T::Output>
-where
-    T: Future + Send + 'static,
-    T::Output: Send + 'static,
-{
-    match SCOPE.try_with(Scope::clone) {
-        Err(_) => tokio::spawn(future),
-        Ok(scope) => {
-            let task = tokio::spawn(SCOPE.scope(scope.clone(), future));
-            scope.adopt(task.abort_handle());
-            task
-        }
     }
 }
 
@@ -182,7 +108,7 @@ impl AsyncRuntime for Runtime {
         T: Future + OptionalSend + 'static,
         T::Output: OptionalSend + 'static,
     {
-        spawn(future)
+        TokioRuntime::spawn(adopt(future))
     }
 
     fn sleep(duration: Duration) -> Self::Sleep {
@@ -238,38 +164,6 @@ impl AsyncRuntime for Runtime {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[tokio::test]
-    async fn a_killed_scope_takes_all_its_tasks_with_it() {
-        let (alive, mut gone) = tokio::sync::mpsc::channel::<()>(1);
-        let scope = Scope::new();
-        let inner = alive.clone();
-        scope
-            .run(async move {
-                spawn(async move {
-                    let _child = Runtime::spawn(async move {
-                        let _alive = inner;
-                        std::future::pending::<()>().await;
-                    });
-                    std::future::pending::<()>().await;
-                });
-            })
-            .await;
-        tokio::task::yield_now().await;
-        scope.kill();
-        let late = alive.clone();
-        scope
-            .run(async move {
-                spawn(async move {
-                    let _late = late;
-                    std::future::pending::<()>().await;
-                })
-            })
-            .await;
-        drop(alive);
-        // Resolves only when every task has dropped its sender.
-        assert_eq!(gone.recv().await, None);
-    }
 
     #[test]
     fn a_seed_determines_every_draw_and_can_be_taken_back() {
