@@ -228,7 +228,11 @@ impl<D: Disk> DataDir<D> {
         if exists(self.disk(), self.path(), RESERVE)? && self.disk().open(&path)?.len()? >= RESERVE_BYTES {
             return Ok(());
         }
-        let made = self.disk().create(&path, false).and_then(|file| file.allocate(RESERVE_BYTES));
+        let made = self
+            .disk()
+            .create(&path, false)
+            .and_then(|file| file.allocate(RESERVE_BYTES).and_then(|()| file.sync_data()))
+            .and_then(|()| self.disk().sync_dir(self.path()));
         if made.is_err() {
             let _ = self.disk().remove(&path);
         }
