@@ -10,11 +10,11 @@ section! {
     /// The HTTP listener, its metrics port and its limits.
     pub struct ServerConfig, file ServerFile {
         /// Address that the HTTP, metrics and peer listeners bind.
-        listen: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED), env "OVNCP_LISTEN";
+        listen: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED), env "OVNCP_LISTEN_ADDRESS";
         /// Port of the HTTP and WebSocket listener; 0 takes a free one.
         port: u16 = 8080, env "NODE_PORT";
         /// Port of `/metrics`; 0 takes a free one.
-        metrics_port: u16 = 9090, env "METRICS_PORT";
+        metrics_port: u16 = 9090, env "METRICS_PORT", env "OVNCP_METRICS_PORT";
         /// Bearer token of administrators (forced release, removal, transfer). Without it these calls are
         /// accepted from loopback only.
         admin_token: Option<Secret> = None, env "OVNCP_ADMIN_TOKEN";
@@ -23,7 +23,7 @@ section! {
         /// Connections that may be open at once; more wait in the listen queue.
         connections_max: usize = 20_000, env "OVNCP_CONNECTIONS_MAX";
         /// Time to send the head of a request, and time a kept-alive connection may idle before its next one.
-        header_timeout: Duration = Duration::from_secs(60), env "OVNCP_HEADER_TIMEOUT";
+        header_timeout: Duration = Duration::from_secs(75), env "OVNCP_HEADER_TIMEOUT";
         /// Time to send the body of a request.
         body_timeout: Duration = Duration::from_secs(10), env "OVNCP_BODY_TIMEOUT";
         /// How long a write may take to be replicated before it is answered 504.

@@ -49,12 +49,12 @@ fn raft(config: &Config, report: &mut impl FnMut(&str, String)) {
     if raft.heartbeat_interval.is_zero() {
         report("raft.heartbeat_interval", "must be longer than 0".to_owned());
     }
-    if raft.heartbeat_interval >= raft.election_timeout_min {
+    if raft.heartbeat_interval.saturating_mul(2) >= raft.election_timeout_min {
         report(
             "raft.heartbeat_interval",
             format!(
-                "{:?} is not shorter than raft.election_timeout_min ({:?}): followers would depose a healthy leader; \
-                 use at most a third of it",
+                "{:?} is not shorter than half of raft.election_timeout_min ({:?}): one lost heartbeat would depose \
+                 a healthy leader; use at most a third of it",
                 raft.heartbeat_interval, raft.election_timeout_min
             ),
         );

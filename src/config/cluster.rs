@@ -28,6 +28,8 @@ section! {
         node_timeout: Duration = Duration::from_secs(30), env "CLUSTER_NODE_TIMEOUT";
         /// Voters that the group aims at: 1, 3, 5 or 7. Further nodes stay learners.
         voters_target: u8 = 0, env "OVNCP_VOTERS_TARGET", default "1 alone, 3 with up to four peers, else 5";
+        /// How long a learner must be caught up and healthy before it may vote.
+        promote_after: Duration = Duration::from_secs(10), env "OVNCP_PROMOTE_AFTER";
         /// Failure domain of this node.
         zone: Option<String> = None, env "OVNCP_ZONE";
         /// Free-form labels of this node.
@@ -47,7 +49,7 @@ section! {
         /// Entries after which a snapshot is taken.
         snapshot_entries: u64 = 100_000, env "OVNCP_RAFT_SNAPSHOT_ENTRIES";
         /// Entries kept in the log behind a snapshot, for peers that lag a little.
-        snapshot_keep_entries: u64 = 50_000, env "OVNCP_RAFT_SNAPSHOT_KEEP_ENTRIES";
+        snapshot_keep_entries: u64 = 50_000, env "OVNCP_RAFT_SNAPSHOT_KEEP";
     }
 }
 

@@ -1,3 +1,6 @@
 //! What a node tells about itself: log lines and metrics.
 
 pub mod config;
+pub mod logs;
+pub mod metrics;
+pub mod summary;
