@@ -6,4 +6,7 @@
 
 pub mod api;
 pub mod config;
+pub mod node;
+pub mod services;
 pub mod telemetry;
+pub mod wall_clock;

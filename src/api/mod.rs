@@ -1,3 +1,70 @@
-//! The HTTP edge.
+//! The HTTP edge: JSON over HTTP/1.1, with one file per resource.
+//!
+//! A handler is three moves: take extractors, call one service method, map the answer. [`edge`] wraps the
+//! whole router once: request id, limit of concurrent requests, panics, problems, counters. [`server`] is the
+//! listener under it. The published description ([`openapi`]) is made from the handlers.
 
+pub mod cluster;
 pub mod config;
+pub mod edge;
+pub mod error;
+pub mod extract;
+pub mod health;
+pub mod kv;
+pub mod locks;
+pub mod metrics;
+pub mod openapi;
+pub mod server;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Json;
+use axum::http::{HeaderName, HeaderValue};
+use axum::response::{IntoResponse, Response};
+use ovncp_state::LogIndex;
+use serde::Serialize;
+use tokio::sync::watch;
+
+use crate::config::value::Secret;
+use crate::services::locks::Locks;
+use crate::services::membership::Membership;
+use crate::services::registers::Registers;
+use health::Health;
+
+/// Index of the state that an answer was read from or written at.
+pub const INDEX: HeaderName = HeaderName::from_static("x-ovncp-index");
+
+/// What handlers share.
+pub struct App {
+    /// Name of this node.
+    pub node_name: String,
+    /// Locks.
+    pub locks: Locks,
+    /// Registers.
+    pub registers: Registers,
+    /// Nodes and the leader.
+    pub membership: Membership,
+    /// Probes.
+    pub health: Health,
+    /// Token of administrators.
+    pub admin_token: Option<Secret>,
+    /// Time to send a body.
+    pub body_timeout: Duration,
+    /// Becomes true when this node begins to stop.
+    pub draining: watch::Receiver<bool>,
+}
+
+/// State of the router.
+pub type Shared = Arc<App>;
+
+/// A JSON answer with the index it holds at.
+pub struct At<T>(pub LogIndex, pub T);
+
+impl<T: Serialize> IntoResponse for At<T> {
+    fn into_response(self) -> Response {
+        let mut response = Json(self.1).into_response();
+        response.headers_mut().insert(INDEX, HeaderValue::from(self.0.0));
+        response
+    }
+}

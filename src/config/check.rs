@@ -20,7 +20,10 @@ pub(crate) fn relations(config: &Config, problems: &mut Vec<Problem>, warnings: 
     if config.cluster.enabled && config.cluster.peers.is_empty() {
         warnings.push(clustering_without_peers(config));
     }
-    if config.cluster.enabled && !config.cluster.peers.is_empty() && config.cluster.peers.len() % 2 == 0 {
+    if config.cluster.enabled
+        && !config.cluster.peers.is_empty()
+        && config.cluster.peers.len().is_multiple_of(2)
+    {
         warnings.push(Problem {
             origin: config.origin("cluster.peers"),
             path: "cluster.peers".to_owned(),

@@ -22,7 +22,9 @@ pub enum ServiceError {
     #[error("this node is not a member of a cluster yet")]
     NotMember,
     /// The wait and its grace are over and this node learned of no outcome.
-    #[error("outcome unknown: the lock may have been granted or may still be; retry with the same idempotency key")]
+    #[error(
+        "outcome unknown: the lock may have been granted or may still be; retry with the same idempotency key"
+    )]
     WaitUnknown,
     /// The state answered something that this command cannot have as an answer: a defect.
     #[error("unexpected reply to {command}")]

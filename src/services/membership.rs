@@ -73,8 +73,7 @@ impl Membership {
 
     /// Live members.
     pub async fn nodes(&self, freshness: Freshness) -> Result<(LogIndex, Nodes), ServiceError> {
-        let (index, (now, views)) =
-            self.core.read(freshness, |state| (state.now(), state.nodes())).await?;
+        let (index, (now, views)) = self.core.read(freshness, |state| (state.now(), state.nodes())).await?;
         let status = self.core.group.status();
         let nodes = views.into_iter().map(|view| report(view, &status)).collect();
         Ok((index, Nodes { now, nodes }))

@@ -24,7 +24,13 @@ pub fn random() -> String {
 
 /// The secret of a retryable acquire.
 #[must_use]
-pub fn derived(cluster_key: &[u8; 32], keys: &[String], owner: &str, idempotency_key: &str, salt: &Salt) -> String {
+pub fn derived(
+    cluster_key: &[u8; 32],
+    keys: &[String],
+    owner: &str,
+    idempotency_key: &str,
+    salt: &Salt,
+) -> String {
     let mut mac = Hmac::<Sha256>::new_from_slice(cluster_key).expect("HMAC takes a key of any length");
     let mut part = |bytes: &[u8]| {
         mac.update(&(bytes.len() as u64).to_le_bytes());
@@ -52,7 +58,8 @@ const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwx
 pub fn base64url(bytes: &[u8]) -> String {
     let mut out = String::with_capacity(bytes.len().div_ceil(3) * 4);
     for chunk in bytes.chunks(3) {
-        let word = chunk.iter().fold(0u32, |word, byte| word << 8 | u32::from(*byte)) << (8 * (3 - chunk.len()));
+        let word =
+            chunk.iter().fold(0u32, |word, byte| word << 8 | u32::from(*byte)) << (8 * (3 - chunk.len()));
         for place in 0..=chunk.len() {
             out.push(char::from(ALPHABET[(word >> (18 - 6 * place) & 63) as usize]));
         }

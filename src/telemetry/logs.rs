@@ -24,10 +24,9 @@ pub enum LogError {
 
 /// Sets up the log of this process.
 pub fn init(config: &LogConfig) -> Result<(), LogError> {
-    let filter = EnvFilter::builder().parse(&config.level).map_err(|error| LogError::Level {
-        level: config.level.clone(),
-        reason: error.to_string(),
-    })?;
+    let filter = EnvFilter::builder()
+        .parse(&config.level)
+        .map_err(|error| LogError::Level { level: config.level.clone(), reason: error.to_string() })?;
     let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let set = match config.format {
         LogFormat::Json => subscriber.json().flatten_event(true).try_init(),

@@ -154,8 +154,11 @@ impl GroupCollector {
     fn new(node: &str, group: Group) -> Registered<Self> {
         let gauge = |name: &str, help: &str| Gauge::new(name, help);
         let gauges = |name: &str, help: &str, labels: &[&str]| GaugeVec::new(Opts::new(name, help), labels);
-        let held = Opts::new("ovncp_distributed_locks_held", "Locks held in the cluster, as this node applied them.")
-            .const_label("node_id", node);
+        let held = Opts::new(
+            "ovncp_distributed_locks_held",
+            "Locks held in the cluster, as this node applied them.",
+        )
+        .const_label("node_id", node);
         Ok(Self {
             group,
             node: node.to_owned(),
@@ -176,7 +179,11 @@ impl GroupCollector {
             applied: gauge("ovncp_raft_applied_index", "Last entry applied on this node.")?,
             snapshot: gauge("ovncp_raft_snapshot_index", "Last entry in the current snapshot.")?,
             is_leader: gauge("ovncp_raft_is_leader", "1 when this node leads.")?,
-            peer_lag: gauges("ovncp_raft_peer_lag_entries", "Entries a member is behind; on the leader.", &["node_id"])?,
+            peer_lag: gauges(
+                "ovncp_raft_peer_lag_entries",
+                "Entries a member is behind; on the leader.",
+                &["node_id"],
+            )?,
             build: gauges("ovncp_build_info", "Version of this binary; always 1.", &["version"])?,
         })
     }

@@ -35,7 +35,8 @@ impl Summary {
     #[must_use]
     pub fn new(name: &str, help: &str) -> Self {
         let histogram = || {
-            Histogram::new_with_bounds(1, MICROS_MAX, DIGITS).expect("bounds and digits are constants in range")
+            Histogram::new_with_bounds(1, MICROS_MAX, DIGITS)
+                .expect("bounds and digits are constants in range")
         };
         let desc = Desc::new(name.to_owned(), help.to_owned(), Vec::new(), Default::default())
             .expect("names are constants and valid");
@@ -113,6 +114,19 @@ impl Collector for Summary {
     }
 }
 
+/// A collector that others hold too.
+pub struct Shared<C>(pub std::sync::Arc<C>);
+
+impl<C: Collector> Collector for Shared<C> {
+    fn desc(&self) -> Vec<&Desc> {
+        self.0.desc()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        self.0.collect()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use prometheus::{Encoder, Registry, TextEncoder};
@@ -131,21 +145,9 @@ mod tests {
         assert!(text.contains("# TYPE wait_seconds summary"), "{text}");
         assert!(text.contains("wait_seconds_count 100"), "{text}");
         assert!(text.contains("wait_seconds_sum 5.05"), "{text}");
-        let quantile = text.lines().find(|line| line.starts_with("wait_seconds{quantile=\"0.99\"} ")).unwrap();
+        let quantile =
+            text.lines().find(|line| line.starts_with("wait_seconds{quantile=\"0.99\"} ")).unwrap();
         let value: f64 = quantile.rsplit(' ').next().unwrap().parse().unwrap();
         assert!((0.098..0.101).contains(&value), "{quantile}");
-    }
-}
-
-/// A collector that others hold too.
-pub struct Shared<C>(pub std::sync::Arc<C>);
-
-impl<C: Collector> Collector for Shared<C> {
-    fn desc(&self) -> Vec<&Desc> {
-        self.0.desc()
-    }
-
-    fn collect(&self) -> Vec<MetricFamily> {
-        self.0.collect()
     }
 }

@@ -77,7 +77,12 @@ impl Locks {
     }
 
     /// Extends a lease.
-    pub async fn renew(&self, key: String, proof: &str, ttl: Option<Millis>) -> Result<Renewed, ServiceError> {
+    pub async fn renew(
+        &self,
+        key: String,
+        proof: &str,
+        ttl: Option<Millis>,
+    ) -> Result<Renewed, ServiceError> {
         let renewal = RenewLock { key, secret: secret::hash(proof), ttl };
         Ok(self.core.group.renew(renewal, self.core.patience.propose).await??)
     }
@@ -134,9 +139,7 @@ impl Locks {
         queue_max: usize,
         freshness: Freshness,
     ) -> Result<(LogIndex, (Millis, Vec<LockView>)), ServiceError> {
-        self.core
-            .read(freshness, |state| (state.now(), state.locks(prefix, after, limit, queue_max)))
-            .await
+        self.core.read(freshness, |state| (state.now(), state.locks(prefix, after, limit, queue_max))).await
     }
 
     /// Name of a node, for queues.

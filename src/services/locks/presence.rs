@@ -83,14 +83,7 @@ impl Presences {
         if let Some(scope) = scope {
             self.lock().entry(scope).or_default().here += 1;
         }
-        Presence {
-            presences: Arc::clone(self),
-            core: core.clone(),
-            waiter,
-            node,
-            scope,
-            stage: Stage::Idle,
-        }
+        Presence { presences: Arc::clone(self), core: core.clone(), waiter, node, scope, stage: Stage::Idle }
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<Scope, Attendance>> {

@@ -1,0 +1,243 @@
+//! Around the router, once per request: request id, the limit of requests in progress, panics, problems and
+//! counters. One plain function instead of a stack of layers: each layer would box every response.
+
+use std::any::Any;
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use axum::Router;
+use axum::body::{Body, HttpBody};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, header};
+use futures_util::FutureExt;
+use tokio::sync::Semaphore;
+use tower::Service;
+use tracing::Instrument;
+
+use super::error::{ApiError, Code, PROBLEM_JSON};
+use super::extract::Remote;
+use crate::telemetry::metrics::HttpMetrics;
+
+/// Identity of one request, for logs and problems.
+pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// Name of the node that answered.
+pub const NODE: HeaderName = HeaderName::from_static("x-ovncp-node");
+/// Longest request id that is taken from a client.
+const REQUEST_ID_BYTES_MAX: usize = 128;
+/// W3C trace context.
+const TRACEPARENT: &str = "traceparent";
+/// Bytes of a `traceparent` of version 00.
+const TRACEPARENT_BYTES: usize = 55;
+
+/// The outermost part of the HTTP service.
+pub struct Edge {
+    router: Router,
+    node: HeaderValue,
+    permits: Semaphore,
+    permits_max: usize,
+    metrics: Arc<HttpMetrics>,
+    /// First half of the ids made here: random per process.
+    id_prefix: u64,
+    id_next: AtomicU64,
+}
+
+impl Edge {
+    /// Wraps a router that has its state.
+    #[must_use]
+    pub fn new(
+        router: Router,
+        node_name: &str,
+        concurrent_requests_max: usize,
+        metrics: Arc<HttpMetrics>,
+    ) -> Self {
+        Self {
+            router,
+            node: HeaderValue::from_str(node_name).unwrap_or(HeaderValue::from_static("?")),
+            permits: Semaphore::new(concurrent_requests_max),
+            permits_max: concurrent_requests_max,
+            metrics,
+            id_prefix: rand::random(),
+            id_next: AtomicU64::new(0),
+        }
+    }
+
+    /// Answers one request. Never fails: whatever goes wrong is an answer too.
+    pub async fn answer<B>(
+        &self,
+        mut request: Request<B>,
+        remote: SocketAddr,
+    ) -> Result<Response<Body>, Infallible>
+    where
+        B: HttpBody<Data = axum::body::Bytes> + Send + 'static,
+        B::Error: Into<axum::BoxError>,
+    {
+        let began = Instant::now();
+        let in_flight = InFlight::new(&self.metrics);
+        let request_id = self.request_id(request.headers());
+        request.extensions_mut().insert(Remote(remote));
+        let mut response = self.guarded(request, &request_id).await;
+        complete_problem(&mut response, &request_id);
+        let headers = response.headers_mut();
+        headers.insert(REQUEST_ID, request_id);
+        headers.insert(NODE, self.node.clone());
+        drop(in_flight);
+        self.metrics.answered(response.status().as_u16(), began.elapsed());
+        Ok(response)
+    }
+
+    async fn guarded<B>(&self, request: Request<B>, request_id: &HeaderValue) -> Response<Body>
+    where
+        B: HttpBody<Data = axum::body::Bytes> + Send + 'static,
+        B::Error: Into<axum::BoxError>,
+    {
+        // A probe must be answered above all when there is too much to do.
+        let _permit = if request.uri().path().starts_with("/health") {
+            None
+        } else {
+            match self.permits.try_acquire() {
+                Ok(permit) => Some(permit),
+                Err(_) => return axum::response::IntoResponse::into_response(self.too_many()),
+            }
+        };
+        let span = span(&request, request_id);
+        let mut router = self.router.clone();
+        let handled = AssertUnwindSafe(async move { router.call(request).await }).catch_unwind();
+        // Most requests have no subscriber at this level and need no wrapper.
+        let handled = if span.is_disabled() { handled.await } else { handled.instrument(span).await };
+        match handled {
+            Ok(Ok(response)) => response,
+            Ok(Err(never)) => match never {},
+            Err(panic) => axum::response::IntoResponse::into_response(panicked(panic.as_ref())),
+        }
+    }
+
+    fn too_many(&self) -> ApiError {
+        ApiError::new(Code::QueueFull, "too many requests are in progress")
+            .with("queue", "concurrent_requests")
+            .with("max", self.permits_max)
+    }
+
+    fn request_id(&self, headers: &HeaderMap) -> HeaderValue {
+        match headers.get(REQUEST_ID) {
+            Some(given) if is_clean(given.as_bytes()) => given.clone(),
+            _ => {
+                let id =
+                    format!("{:016x}-{:x}", self.id_prefix, self.id_next.fetch_add(1, Ordering::Relaxed));
+                HeaderValue::from_str(&id).expect("hexadecimal digits are a valid header value")
+            }
+        }
+    }
+}
+
+/// Whether a client's id can stand in logs and headers as it is.
+fn is_clean(id: &[u8]) -> bool {
+    (1..=REQUEST_ID_BYTES_MAX).contains(&id.len())
+        && id.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-_.:/+=@".contains(byte))
+}
+
+fn span<B>(request: &Request<B>, request_id: &HeaderValue) -> tracing::Span {
+    tracing::debug_span!(
+        "request",
+        method = %request.method(),
+        path = request.uri().path(),
+        request_id = request_id.to_str().unwrap_or_default(),
+        trace = traceparent(request.headers()).unwrap_or_default(),
+    )
+}
+
+/// The trace context, if it is one.
+fn traceparent(headers: &HeaderMap) -> Option<&str> {
+    let value = headers.get(TRACEPARENT)?.to_str().ok()?;
+    let clean = value.len() == TRACEPARENT_BYTES
+        && value.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-');
+    clean.then_some(value)
+}
+
+fn panicked(panic: &(dyn Any + Send)) -> ApiError {
+    let text =
+        panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+    tracing::error!(panic = text.unwrap_or("unknown"), "a handler panicked");
+    ApiError::new(Code::Internal, "this request met a defect; the node goes on")
+}
+
+/// Writes the body of a problem. Errors of the router itself and of libraries get the same shape.
+fn complete_problem(response: &mut Response<Body>, request_id: &HeaderValue) {
+    let id = request_id.to_str().unwrap_or_default();
+    let error = match response.extensions_mut().remove::<ApiError>() {
+        Some(error) => error,
+        None if is_foreign(response) => foreign(response.status()),
+        None => return,
+    };
+    let allow = response.headers_mut().remove(header::ALLOW);
+    *response = error.render(id);
+    if let Some(allow) = allow {
+        response.headers_mut().insert(header::ALLOW, allow);
+    }
+}
+
+fn is_foreign(response: &Response<Body>) -> bool {
+    let status = response.status();
+    let media_type = response.headers().get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
+    (status.is_client_error() || status.is_server_error())
+        && !media_type.is_some_and(|media_type| {
+            media_type == PROBLEM_JSON.as_bytes() || media_type == b"application/json"
+        })
+}
+
+fn foreign(status: StatusCode) -> ApiError {
+    let code = match status {
+        StatusCode::NOT_FOUND => Code::NotFound,
+        StatusCode::METHOD_NOT_ALLOWED => Code::MethodNotAllowed,
+        StatusCode::UNSUPPORTED_MEDIA_TYPE => Code::UnsupportedMediaType,
+        StatusCode::PAYLOAD_TOO_LARGE => Code::BodyTooLarge,
+        status if status.is_client_error() => Code::MalformedRequest,
+        _ => Code::Internal,
+    };
+    ApiError::new(code, code.title())
+}
+
+struct InFlight<'a>(&'a HttpMetrics);
+
+impl<'a> InFlight<'a> {
+    fn new(metrics: &'a HttpMetrics) -> Self {
+        metrics.in_flight.inc();
+        Self(metrics)
+    }
+}
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        self.0.in_flight.dec();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_clean_ids_are_echoed() {
+        assert!(is_clean(b"0af7651916cd43dd8448eb211c80319c"));
+        assert!(is_clean(b"req-1_2.3:4/5+6=@"));
+        for dirty in [&b""[..], b"a b", b"a\"b", b"<script>", &[b'a'; 129], "é".as_bytes()] {
+            assert!(!is_clean(dirty), "{dirty:?}");
+        }
+    }
+
+    #[test]
+    fn only_a_trace_context_reaches_the_log() {
+        let headers = |text: &'static str| {
+            HeaderMap::from_iter([(
+                header::HeaderName::from_static(TRACEPARENT),
+                HeaderValue::from_static(text),
+            )])
+        };
+        let good = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        assert_eq!(traceparent(&headers(good)), Some(good));
+        assert_eq!(traceparent(&headers("00-xyz")), None);
+        assert_eq!(traceparent(&HeaderMap::new()), None);
+    }
+}

@@ -1,0 +1,237 @@
+//! Probes. They need no authentication and are answered under overload too.
+//!
+//! - live: this process makes progress. Depends on nothing outside it, so that a node without a leader is not
+//!   restarted for it.
+//! - ready: this node can serve: a leader is known, it is a member, it keeps up, it does not stop.
+//! - startup: it has recovered, joined and caught up once.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use ovncp_raft::group::Group;
+use ovncp_raft::status::{GroupStatus, Phase};
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+use utoipa::{IntoParams, ToSchema};
+
+use super::Shared;
+use super::extract::Query;
+
+/// How often the event loop shows that it runs.
+pub const BEAT_INTERVAL: Duration = Duration::from_millis(250);
+/// Silence of the event loop after which the process counts as stuck.
+const BEAT_AGE_MAX: Duration = Duration::from_secs(10);
+/// Entries this node may be behind and still be ready.
+const LAG_ENTRIES_MAX: u64 = 10_000;
+/// Silence of the leader (of the quorum, on the leader) after which nobody counts on it.
+const LEADER_SILENCE_MAX: Duration = Duration::from_secs(3);
+
+/// What the probes look at.
+#[derive(Clone)]
+pub struct Health {
+    group: Group,
+    draining: watch::Receiver<bool>,
+    began: Instant,
+    beat_ms: Arc<AtomicU64>,
+    started: Arc<AtomicBool>,
+}
+
+/// Answer of a probe.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct HealthReport {
+    /// `ok` when every check is, else `failing`.
+    pub status: CheckStatus,
+    /// By name.
+    pub checks: BTreeMap<&'static str, Check>,
+}
+
+/// One check.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Check {
+    /// Outcome.
+    pub status: CheckStatus,
+    /// What was found.
+    pub detail: String,
+}
+
+/// Outcome of a check.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum CheckStatus {
+    /// As it should be.
+    Ok,
+    /// Not so.
+    Failing,
+}
+
+impl Check {
+    fn when(ok: bool, detail: impl Into<String>) -> Self {
+        Self { status: if ok { CheckStatus::Ok } else { CheckStatus::Failing }, detail: detail.into() }
+    }
+}
+
+type Checks = BTreeMap<&'static str, Check>;
+
+impl Health {
+    /// Probes of this node.
+    #[must_use]
+    pub fn new(group: Group, draining: watch::Receiver<bool>) -> Self {
+        Self { group, draining, began: Instant::now(), beat_ms: Arc::default(), started: Arc::default() }
+    }
+
+    /// Shows for ever that the event loop runs, and remembers that the node has started once.
+    pub async fn beat(self) {
+        let mut interval = tokio::time::interval(BEAT_INTERVAL);
+        loop {
+            interval.tick().await;
+            self.beat_ms.store(self.since_began(), Ordering::Relaxed);
+            self.note_start(&self.group.status().phase);
+        }
+    }
+
+    fn since_began(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn note_start(&self, phase: &Phase) -> bool {
+        if *phase == Phase::Serving {
+            self.started.store(true, Ordering::Relaxed);
+        }
+        self.started.load(Ordering::Relaxed)
+    }
+
+    fn live(&self, status: &GroupStatus) -> Checks {
+        let age =
+            Duration::from_millis(self.since_began().saturating_sub(self.beat_ms.load(Ordering::Relaxed)));
+        let raft = match &status.phase {
+            Phase::Stopped { reason } => Check::when(false, format!("stopped: {reason}")),
+            phase => Check::when(true, describe(phase)),
+        };
+        BTreeMap::from([
+            ("event_loop", Check::when(age < BEAT_AGE_MAX, format!("ran {} ms ago", age.as_millis()))),
+            ("raft", raft),
+        ])
+    }
+
+    fn startup(&self, status: &GroupStatus) -> Checks {
+        let started = self.note_start(&status.phase);
+        BTreeMap::from([("startup", Check::when(started, describe(&status.phase)))])
+    }
+
+    fn ready(&self, status: &GroupStatus) -> Checks {
+        let lag = status.committed.0.saturating_sub(status.applied.0);
+        let member = status.node_id.filter(|id| status.voters.contains(id) || status.learners.contains(id));
+        let member = match member {
+            Some(id) if status.voters.contains(&id) => Check::when(true, format!("voter {id}")),
+            Some(id) => Check::when(true, format!("learner {id}")),
+            None => Check::when(false, describe(&status.phase)),
+        };
+        let serving = self.note_start(&status.phase) && !matches!(status.phase, Phase::Stopped { .. });
+        let draining = *self.draining.borrow();
+        BTreeMap::from([
+            ("apply", Check::when(lag <= LAG_ENTRIES_MAX, format!("{lag} committed entries to apply"))),
+            ("draining", Check::when(!draining, if draining { "this node stops" } else { "no" })),
+            ("leader", leader(status)),
+            ("membership", member),
+            ("startup", Check::when(serving, describe(&status.phase))),
+        ])
+    }
+}
+
+fn leader(status: &GroupStatus) -> Check {
+    match (status.leader, status.quorum_ack_age_ms) {
+        (None, _) => Check::when(false, "no leader is known"),
+        (Some(id), Some(age)) => {
+            let fresh = u128::from(age) <= LEADER_SILENCE_MAX.as_millis();
+            Check::when(fresh, format!("node {id}, heard of {age} ms ago"))
+        }
+        (Some(id), None) => Check::when(true, format!("node {id}")),
+    }
+}
+
+fn describe(phase: &Phase) -> String {
+    match phase {
+        Phase::Recovering => "recovering from its data directory".to_owned(),
+        Phase::Forming { waiting_for } => {
+            format!("forming a cluster, waiting for {}", waiting_for.join("; "))
+        }
+        Phase::Joining => "joining, catching up".to_owned(),
+        Phase::Serving => "serving".to_owned(),
+        Phase::Stopped { reason } => format!("stopped: {reason}"),
+    }
+}
+
+fn answer(checks: Checks) -> Response {
+    let failing = checks.values().any(|check| check.status == CheckStatus::Failing);
+    let (code, status) = match failing {
+        true => (StatusCode::SERVICE_UNAVAILABLE, CheckStatus::Failing),
+        false => (StatusCode::OK, CheckStatus::Ok),
+    };
+    (code, Json(HealthReport { status, checks })).into_response()
+}
+
+/// Whether the process makes progress.
+#[utoipa::path(get, path = "/health/live", tag = "health",
+    responses((status = 200, body = HealthReport, description = "It does."),
+        (status = 503, body = HealthReport, description = "It does not: restart it.")))]
+pub async fn live(State(app): State<Shared>) -> Response {
+    answer(app.health.live(&app.health.group.status()))
+}
+
+/// What must be usable.
+#[derive(Clone, Copy, Debug, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ReadyFor {
+    /// Everything behind the API that is configured, PostgreSQL and OVN included.
+    Api,
+}
+
+/// Query of `/health/ready`.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct ReadyQuery {
+    /// What must be usable beyond the group.
+    #[serde(rename = "for")]
+    pub scope: Option<ReadyFor>,
+}
+
+/// Whether this node can serve.
+#[utoipa::path(get, path = "/health/ready", tag = "health", params(ReadyQuery),
+    responses((status = 200, body = HealthReport, description = "It can."),
+        (status = 503, body = HealthReport, description = "Send nobody here: the failing checks say why.")))]
+pub async fn ready(State(app): State<Shared>, Query(query): Query<ReadyQuery>) -> Response {
+    // Nothing behind the API is used yet, so `for=api` has nothing to add.
+    let ReadyQuery { scope: _ } = query;
+    answer(app.health.ready(&app.health.group.status()))
+}
+
+/// Whether this node has recovered, joined and caught up once.
+#[utoipa::path(get, path = "/health/startup", tag = "health",
+    responses((status = 200, body = HealthReport, description = "It has."),
+        (status = 503, body = HealthReport, description = "Not yet.")))]
+pub async fn startup(State(app): State<Shared>) -> Response {
+    answer(app.health.startup(&app.health.group.status()))
+}
+
+/// All checks; 200 while the process is live.
+#[utoipa::path(get, path = "/health", tag = "health",
+    responses((status = 200, body = HealthReport, description = "The process is live; the checks tell the rest."),
+        (status = 503, body = HealthReport, description = "The process is stuck or stopped.")))]
+pub async fn summary(State(app): State<Shared>) -> Response {
+    let status = app.health.group.status();
+    let mut checks = app.health.live(&status);
+    let is_live = checks.values().all(|check| check.status == CheckStatus::Ok);
+    checks.extend(app.health.ready(&status));
+    let failing = checks.values().any(|check| check.status == CheckStatus::Failing);
+    let report =
+        HealthReport { status: if failing { CheckStatus::Failing } else { CheckStatus::Ok }, checks };
+    let code = if is_live { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (code, Json(report)).into_response()
+}

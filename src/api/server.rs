@@ -1,0 +1,131 @@
+//! The listener: a bounded number of connections, each with time limits, and an orderly end.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+
+use super::edge::Edge;
+use crate::telemetry::metrics::HttpMetrics;
+
+/// Largest head of a request; also the read buffer of a connection.
+const HEAD_BYTES_MAX: usize = 64 * 1_024;
+/// Pause after an error of `accept`, such as too many open files, which would come back at once.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Limits of the listener.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Open connections; more wait in the listen queue.
+    pub connections_max: usize,
+    /// Time for the head of a request, and for a kept-alive connection to idle.
+    pub header_timeout: Duration,
+    /// Time for requests to finish once the node stops.
+    pub shutdown_timeout: Duration,
+}
+
+/// How a stopping node ends its connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Phase {
+    Open,
+    /// Finish what is in progress.
+    Closing,
+    /// Drop what is left.
+    Closed,
+}
+
+/// Serves connections until `draining` becomes true and the last one has ended or run out of time.
+pub async fn serve(
+    listener: TcpListener,
+    edge: Arc<Edge>,
+    metrics: Arc<HttpMetrics>,
+    limits: Limits,
+    mut draining: watch::Receiver<bool>,
+) {
+    let slots = Arc::new(Semaphore::new(limits.connections_max));
+    let phase = watch::Sender::new(Phase::Open);
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            _ = draining.wait_for(|draining| *draining) => break,
+            accepted = accept(&listener, &slots) => accepted,
+        };
+        match accepted {
+            Ok((stream, remote, slot)) => {
+                let connection =
+                    Connection { edge: Arc::clone(&edge), metrics: Arc::clone(&metrics), remote, limits };
+                tokio::spawn(connection.run(stream, slot, phase.subscribe()));
+            }
+            Err(error) => {
+                tracing::warn!(%error, "accept a connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+    drop(listener);
+    phase.send_replace(Phase::Closing);
+    let all = u32::try_from(limits.connections_max).unwrap_or(u32::MAX);
+    if tokio::time::timeout(limits.shutdown_timeout, slots.acquire_many(all)).await.is_err() {
+        let open = limits.connections_max - slots.available_permits();
+        tracing::warn!(open, "connections are cut: their requests did not finish in time");
+    }
+    phase.send_replace(Phase::Closed);
+}
+
+async fn accept(
+    listener: &TcpListener,
+    slots: &Arc<Semaphore>,
+) -> io::Result<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
+    let slot = Arc::clone(slots).acquire_owned().await.map_err(io::Error::other)?;
+    let (stream, remote) = listener.accept().await?;
+    Ok((stream, remote, slot))
+}
+
+struct Connection {
+    edge: Arc<Edge>,
+    metrics: Arc<HttpMetrics>,
+    remote: SocketAddr,
+    limits: Limits,
+}
+
+impl Connection {
+    async fn run(self, stream: TcpStream, slot: OwnedSemaphorePermit, mut phase: watch::Receiver<Phase>) {
+        self.metrics.connections.inc();
+        // Small answers must not wait for an acknowledgement of the last one.
+        let _ = stream.set_nodelay(true);
+        let service = service_fn(|request| self.edge.answer(request, self.remote));
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(self.limits.header_timeout)
+            .max_buf_size(HEAD_BYTES_MAX)
+            .serve_connection(TokioIo::new(stream), service);
+        let mut connection = std::pin::pin!(connection);
+        let mut closing = false;
+        loop {
+            let wanted = if closing { Phase::Closed } else { Phase::Closing };
+            tokio::select! {
+                ended = connection.as_mut() => {
+                    if let Err(error) = ended {
+                        tracing::debug!(remote = %self.remote, %error, "connection ended");
+                    }
+                    break;
+                }
+                _ = phase.wait_for(|phase| *phase >= wanted) => {
+                    if closing {
+                        break;
+                    }
+                    closing = true;
+                    connection.as_mut().graceful_shutdown();
+                }
+            }
+        }
+        self.metrics.connections.dec();
+        drop(slot);
+    }
+}

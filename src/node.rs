@@ -1,0 +1,192 @@
+//! One running node: the only place that knows every part.
+//!
+//! [`Node::build`] opens the data directory and binds every port; [`Node::run`] serves until it is told to
+//! stop, then finishes requests, hands leadership over and returns. It never changes the membership.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use ovncp_raft::error::StartError;
+use ovncp_raft::group::Group;
+use ovncp_raft::settings::{GroupConfig, SnapshotSettings, StaticPeer, Timing};
+use ovncp_state::command::NodeInfo;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+use crate::api::App;
+use crate::api::edge::Edge;
+use crate::api::health::Health;
+use crate::api::server::{self, Limits};
+use crate::api::{metrics, openapi};
+use crate::config::value::join_host_port;
+use crate::config::{Config, ConfigError};
+use crate::services::locks::Locks;
+use crate::services::membership::Membership;
+use crate::services::registers::Registers;
+use crate::services::{Core, Patience};
+use crate::telemetry::metrics::Metrics;
+
+/// Why a node did not start or stopped by itself.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    /// The configuration lacks something.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The group did not start.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// A port cannot be bound.
+    #[error("listen for {purpose} on {address}: {source}")]
+    Listen {
+        /// What for.
+        purpose: &'static str,
+        /// Where.
+        address: SocketAddr,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Two metrics have one name: a defect.
+    #[error("register metrics: {0}")]
+    Metrics(#[from] prometheus::Error),
+}
+
+/// A node with its ports bound.
+pub struct Node {
+    config: Config,
+    group: Group,
+    metrics: Metrics,
+    http: TcpListener,
+    scrape: TcpListener,
+    http_address: SocketAddr,
+    metrics_address: SocketAddr,
+}
+
+impl Node {
+    /// Starts the group and binds every port. The node serves nothing before [`run`](Self::run).
+    pub async fn build(config: Config) -> Result<Self, NodeError> {
+        config.check_start()?;
+        // HTTP ports first: the group announces the one that was really bound.
+        let (http, http_address) = bind("HTTP", &config, config.server.port).await?;
+        let (scrape, metrics_address) = bind("metrics", &config, config.server.metrics_port).await?;
+        let group = Group::start(group_config(&config, http_address.port())).await?;
+        let metrics = Metrics::new(&config.cluster.node_id, group.clone())?;
+        Ok(Self { config, group, metrics, http, scrape, http_address, metrics_address })
+    }
+
+    /// Where HTTP is served.
+    #[must_use]
+    pub fn http_address(&self) -> SocketAddr {
+        self.http_address
+    }
+
+    /// Where metrics are served.
+    #[must_use]
+    pub fn metrics_address(&self) -> SocketAddr {
+        self.metrics_address
+    }
+
+    /// This node's part in the group.
+    #[must_use]
+    pub fn group(&self) -> &Group {
+        &self.group
+    }
+
+    /// Serves until `shutdown` resolves, then ends in order: no longer ready, no new connections, requests in
+    /// progress, leadership, disk.
+    pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), NodeError> {
+        let (drain, draining) = watch::channel(false);
+        let name = &self.config.cluster.node_id;
+        let core = Core::new(
+            self.group.clone(),
+            Patience { propose: self.config.server.propose_timeout, read: self.config.server.read_timeout },
+        );
+        let health = Health::new(self.group.clone(), draining.clone());
+        let app = Arc::new(App {
+            node_name: name.clone(),
+            locks: Locks::new(core.clone(), Arc::clone(&self.metrics.locks)),
+            registers: Registers::new(core.clone()),
+            membership: Membership::new(core),
+            health: health.clone(),
+            admin_token: self.config.server.admin_token.clone(),
+            body_timeout: self.config.server.body_timeout,
+            draining: draining.clone(),
+        });
+        let http_metrics = Arc::clone(&self.metrics.http);
+        let requests_max = self.config.server.concurrent_requests_max;
+        let edge = Edge::new(openapi::router(app), name, requests_max, Arc::clone(&http_metrics));
+        let beat = tokio::spawn(health.beat());
+        let scrape = tokio::spawn(metrics::serve(self.scrape, self.metrics.clone()));
+        let limits = Limits {
+            connections_max: self.config.server.connections_max,
+            header_timeout: self.config.server.header_timeout,
+            shutdown_timeout: self.config.server.shutdown_timeout,
+        };
+        let serving = tokio::spawn(server::serve(self.http, Arc::new(edge), http_metrics, limits, draining));
+        tracing::info!(node = name, http = %self.http_address, metrics = %self.metrics_address, "serving");
+        shutdown.await;
+        tracing::info!(node = name, "stopping");
+        drain.send_replace(true);
+        if let Err(error) = serving.await {
+            tracing::error!(%error, "the HTTP listener ended badly");
+        }
+        self.group.shutdown().await;
+        scrape.abort();
+        beat.abort();
+        tracing::info!(node = name, "stopped");
+        Ok(())
+    }
+}
+
+async fn bind(
+    purpose: &'static str,
+    config: &Config,
+    port: u16,
+) -> Result<(TcpListener, SocketAddr), NodeError> {
+    let address = SocketAddr::new(config.server.listen, port);
+    let listen = |source| NodeError::Listen { purpose, address, source };
+    let listener = TcpListener::bind(address).await.map_err(listen)?;
+    let bound = listener.local_addr().map_err(listen)?;
+    Ok((listener, bound))
+}
+
+/// What the group is told, from what the node is told.
+fn group_config(config: &Config, http_port: u16) -> GroupConfig {
+    let cluster = &config.cluster;
+    let own = config.own_peer();
+    let peer_addr =
+        own.map_or_else(|| join_host_port(&cluster.node_ip, cluster.peer_port), |own| own.address());
+    let info = NodeInfo {
+        hostname: cluster.node_hostname.clone(),
+        ip: cluster.node_ip.clone(),
+        http_port,
+        peer_addr,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        zone: cluster.zone.clone().unwrap_or_default(),
+        metadata: cluster.labels.iter().map(|label| (label.key.clone(), label.value.clone())).collect(),
+    };
+    let peers = cluster.peers.iter().map(|peer| StaticPeer { name: peer.name.clone(), addr: peer.address() });
+    GroupConfig {
+        name: cluster.node_id.clone(),
+        info,
+        peers: if cluster.enabled { peers.collect() } else { Vec::new() },
+        listen: SocketAddr::new(config.server.listen, cluster.peer_port),
+        data_dir: config.storage.data_dir.clone(),
+        started_unix_ms: crate::wall_clock::unix_ms(),
+        voters_target: cluster.voters_target,
+        timing: Timing {
+            raft_heartbeat: config.raft.heartbeat_interval,
+            election_timeout_min: config.raft.election_timeout_min,
+            election_timeout_max: config.raft.election_timeout_max,
+            heartbeat_interval: cluster.heartbeat_interval,
+            node_timeout: cluster.node_timeout,
+            promotion_stable: cluster.promote_after,
+            ..Timing::default()
+        },
+        snapshot: SnapshotSettings {
+            every_entries: config.raft.snapshot_entries,
+            keep_entries: config.raft.snapshot_keep_entries,
+        },
+    }
+}
