@@ -3,18 +3,30 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use ovncp_state::command::RenewLock;
+use ovncp_state::command::{NodeRole, NodeStatus, RemoveNode, RenewLock};
 use ovncp_state::reply::Renewed;
+use ovncp_state::view::NodeView;
 use ovncp_state::{
-    ClusterId, EventOffset, Incarnation, LogIndex, NodeId, Refusal, Reply, Request, State, WaiterId,
+    ClusterId, Command, EventOffset, Incarnation, LogIndex, NodeId, Refusal, Reply, Request, State, WaiterId,
 };
+use ovncp_storage::StoreOptions;
+use ovncp_storage::disk::{Disk, RealDisk};
 use tokio::sync::watch;
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::error::{MembershipError, ProposeError, ReadError, StartError};
+use crate::network::{Net, TcpNet};
+use crate::observer::Observer;
 use crate::settings::GroupConfig;
-use crate::solo::Solo;
+use crate::shared::{Route, Shared};
 use crate::status::GroupStatus;
 use crate::waiters::WaiterHandle;
+use crate::{callers, proposals, reads, renewals, report, start, transfer};
+
+/// A leader that stops gives its successor this long to take over.
+const HANDOVER_TIME_MAX: Duration = Duration::from_secs(2);
+/// How often a removal is looked after.
+const REMOVAL_LOOK_PERIOD: Duration = Duration::from_millis(20);
 
 /// A proposal that was committed and applied on this node.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,25 +55,37 @@ pub struct Identity {
 /// A handle to this node's part in the group. Clones share it.
 #[derive(Clone)]
 pub struct Group {
-    inner: Arc<Solo>,
+    shared: Arc<Shared>,
+    running: Arc<start::Running>,
 }
 
 impl Group {
     /// Opens the data directory, binds the peer listener and goes on in the background: forms, joins or
     /// recovers, as [`GroupStatus::phase`] tells.
     pub async fn start(config: GroupConfig) -> Result<Self, StartError> {
-        config.validate()?;
-        config.raft_config()?;
-        Ok(Self { inner: Arc::new(Solo::new(config)) })
+        Self::start_with(config, RealDisk, TcpNet, StoreOptions::default(), None).await
+    }
+
+    /// The same over any disk and network, with somebody who sees what is applied. For simulations.
+    #[doc(hidden)]
+    pub async fn start_with<D: Disk, N: Net>(
+        config: GroupConfig,
+        disk: D,
+        net: N,
+        options: StoreOptions,
+        observer: Option<Arc<dyn Observer>>,
+    ) -> Result<Self, StartError> {
+        let (shared, running) = start::start(config, disk, net, options, observer).await?;
+        Ok(Self { shared, running })
     }
 
     /// Proposes `request` and waits until *this* node applied it.
     ///
     /// Any node takes any request and forwards it to the leader. `NoLeader`, `Busy`, `TooLarge` and `Stopped`
     /// mean that nothing happened and nothing will; `Unknown` means that it may have happened or may still.
+    /// Dropping the future withdraws the proposal if it was handed to no log yet.
     pub async fn propose(&self, request: Request, timeout: Duration) -> Result<Committed, ProposeError> {
-        let _ = timeout;
-        self.inner.apply(request)
+        proposals::propose(&self.shared, &request, timeout).await
     }
 
     /// Extends one lease. The leader collects renewals for at most 50 ms into one entry.
@@ -70,56 +94,67 @@ impl Group {
         renewal: RenewLock,
         timeout: Duration,
     ) -> Result<Result<Renewed, Refusal>, ProposeError> {
-        let _ = timeout;
-        self.inner.renew(renewal)
+        renewals::renew(&self.shared, renewal, timeout).await
     }
 
     /// Listens for the outcome of a waiting acquire. Register *before* proposing it.
     pub fn await_waiter(&self, waiter: WaiterId) -> WaiterHandle {
-        self.inner.waiters.register(waiter)
+        self.shared.waiters.register(waiter)
     }
 
     /// After it returns, a local [`read`](Self::read) is linearizable: it sees every write that was answered
     /// anywhere before this call. Works on any member, learners too.
     pub async fn read_barrier(&self, timeout: Duration) -> Result<LogIndex, ReadError> {
-        let _ = timeout;
-        Ok(self.read(|_| ()).0)
+        reads::barrier(&self.shared, timeout).await
     }
 
     /// Waits until this node applied `index`.
     pub async fn wait_applied(&self, index: LogIndex, timeout: Duration) -> Result<(), ReadError> {
-        self.inner.wait_applied(index, timeout).await
+        reads::wait_applied(&self.shared, index, Instant::now() + timeout).await
     }
 
     /// Looks at the local state, as of the returned index. Keep it short: apply waits meanwhile.
     pub fn read<T>(&self, look: impl FnOnce(&State) -> T) -> (LogIndex, T) {
-        let state = self.inner.lock();
-        (state.applied(), look(&state))
+        // Before the look: the state may be newer than the index says, never older.
+        let applied = self.shared.replica.applied();
+        (applied, self.shared.replica.read(look))
     }
 
     /// Tells the next event offset whenever it grows; pull the events themselves from the state.
     pub fn events_watch(&self) -> watch::Receiver<EventOffset> {
-        self.inner.events.subscribe()
+        self.shared.events.subscribe()
     }
 
     /// What this node knows of its group.
     pub fn status(&self) -> GroupStatus {
-        self.inner.status.borrow().clone()
+        report::status(&self.shared)
     }
 
-    /// Follows [`status`](Self::status).
+    /// Follows [`status`](Self::status): leader and phase at once, the rest a few times per second.
     pub fn status_watch(&self) -> watch::Receiver<GroupStatus> {
-        self.inner.status.subscribe()
+        self.running.status.subscribe()
+    }
+
+    /// Where peers reach this node: the bound address of its listener.
+    pub fn peer_address(&self) -> &str {
+        &self.running.peer_address
     }
 
     /// Who this node is.
     pub fn identity(&self) -> Identity {
-        self.inner.identity()
+        let membership = self.shared.membership();
+        Identity {
+            name: self.shared.config.name.clone(),
+            node_id: membership.map(|place| place.node_id),
+            cluster_id: membership.map(|place| place.cluster_id),
+            incarnation: self.shared.incarnation,
+            boot: self.shared.boot,
+        }
     }
 
     /// Secret shared by all members, once this node is one; lock secrets of retryable acquires derive from it.
     pub fn cluster_key(&self) -> Option<[u8; 32]> {
-        Some(self.inner.key)
+        self.shared.membership().map(|place| place.key)
     }
 
     /// Hands leadership to `target`, or to the most up-to-date voter; answers who leads then.
@@ -128,32 +163,91 @@ impl Group {
         target: Option<NodeId>,
         timeout: Duration,
     ) -> Result<NodeId, MembershipError> {
-        let _ = timeout;
-        match target {
-            None | Some(NodeId(1)) => Ok(NodeId(1)),
-            Some(_) => Err(MembershipError::UnknownNode),
-        }
+        transfer::transfer(&self.shared, target, timeout).await
     }
 
     /// Takes a member out of the group for good. Refused when the rest would have no healthy majority.
+    ///
+    /// The state forgets it at once; then the leader takes it out of Raft's membership, which is waited for.
+    /// [`ProposeError::Unknown`] says that this takes longer; it goes on by itself.
     pub async fn remove_node(
         &self,
         id: NodeId,
         reason: String,
         timeout: Duration,
     ) -> Result<(), MembershipError> {
-        let _ = (reason, timeout);
-        match id {
-            NodeId(1) => {
-                let reason = "it is the only voter".to_owned();
-                Err(MembershipError::WouldLoseQuorum { reason })
+        let deadline = Instant::now() + timeout;
+        reads::barrier(&self.shared, timeout).await.map_err(refused_read)?;
+        check_removal(&self.shared.replica.read(State::nodes), id)?;
+        let request = Request::from(Command::RemoveNode(RemoveNode { id, reason }));
+        let time = deadline.saturating_duration_since(Instant::now());
+        match proposals::propose(&self.shared, &request, time).await?.reply {
+            Reply::Done => {}
+            Reply::Refused(Refusal::NotFound) => return Err(MembershipError::UnknownNode),
+            Reply::Refused(refusal) => {
+                return Err(MembershipError::WouldLoseQuorum { reason: refusal.to_string() });
             }
-            _ => Err(MembershipError::UnknownNode),
+            other => return Err(callers::unexpected(&other).into()),
         }
+        while self.is_raft_member(id) {
+            if Instant::now() >= deadline {
+                return Err(ProposeError::Unknown.into());
+            }
+            sleep(REMOVAL_LOOK_PERIOD).await;
+        }
+        Ok(())
     }
 
-    /// Stops this node: hands leadership over first when it leads, never changes the membership.
-    pub async fn shutdown(&self) {
-        self.inner.stop();
+    fn is_raft_member(&self, id: NodeId) -> bool {
+        let Some(consensus) = self.shared.consensus.get() else { return false };
+        // A stopped node hears of no change: it is the removed one.
+        self.shared.stopped().is_none()
+            && consensus.metrics().committed_membership_config.membership().get_node(&id.0).is_some()
     }
+
+    /// Stops this node: hands leadership over first when it leads, never changes the membership. Returns when
+    /// everything is closed and the data directory is free.
+    pub async fn shutdown(&self) {
+        if matches!(self.shared.route(), Route::Here(_)) && self.shared.stopped().is_none() {
+            let handed = transfer::hand_over(&self.shared, None, Instant::now() + HANDOVER_TIME_MAX);
+            match timeout(HANDOVER_TIME_MAX, handed).await {
+                Ok(Ok(successor)) => tracing::info!(%successor, "leadership handed over"),
+                Ok(Err(error)) => tracing::info!(%error, "stopping without a hand-over"),
+                Err(_elapsed) => tracing::warn!("stopping in the middle of a hand-over"),
+            }
+        }
+        self.shared.stop("shut down".to_owned());
+        self.running.join(&self.shared).await;
+    }
+}
+
+fn refused_read(error: ReadError) -> MembershipError {
+    MembershipError::Propose(match error {
+        ReadError::NoLeader { last_known } => ProposeError::NoLeader { last_known },
+        ReadError::Lagging => ProposeError::NoLeader { last_known: None },
+        ReadError::Busy { queue } => ProposeError::Busy { queue },
+        ReadError::Stopped { reason } => ProposeError::Stopped { reason },
+    })
+}
+
+/// Whether the rest would have a healthy majority, and the present voters have one to decide it.
+fn check_removal(nodes: &[NodeView], id: NodeId) -> Result<(), MembershipError> {
+    let node = nodes.iter().find(|node| node.id == id).ok_or(MembershipError::UnknownNode)?;
+    if node.role != NodeRole::Voter {
+        return Ok(());
+    }
+    let healthy = |node: &&&NodeView| matches!(node.status, NodeStatus::Active | NodeStatus::Draining);
+    let voters: Vec<_> = nodes.iter().filter(|node| node.role == NodeRole::Voter).collect();
+    let rest: Vec<_> = voters.iter().filter(|node| node.id != id).collect();
+    let healthy_now = voters.iter().filter(healthy).count();
+    let healthy_rest = rest.iter().copied().filter(healthy).count();
+    if healthy_rest > rest.len() / 2 && healthy_now > voters.len() / 2 {
+        return Ok(());
+    }
+    let names: Vec<_> = rest.iter().map(|node| format!("{} is {:?}", node.name, node.status)).collect();
+    let reason = match names.is_empty() {
+        true => "it is the only voter".to_owned(),
+        false => format!("of the other voters {}", names.join(", ").to_lowercase()),
+    };
+    Err(MembershipError::WouldLoseQuorum { reason })
 }

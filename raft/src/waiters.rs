@@ -28,10 +28,15 @@ impl Waiters {
 
     /// Hands a notice to its caller, if it is one of ours.
     pub(crate) fn notify(&self, notice: Notice) {
-        let sender = self.lock().remove(&notice.waiter);
+        self.resolve(notice.waiter, notice.outcome);
+    }
+
+    /// Gives a caller its outcome, if it is one of ours.
+    pub(crate) fn resolve(&self, id: WaiterId, outcome: Outcome) {
+        let sender = self.lock().remove(&id);
         if let Some(sender) = sender {
             // A caller that went away meanwhile is no error.
-            let _ = sender.send(notice.outcome);
+            let _ = sender.send(outcome);
         }
     }
 

@@ -85,6 +85,11 @@ pub enum ControlRequest {
     Join(JoinNode),
     /// The lowest name asks a node without a cluster to agree to the one it is about to found.
     Agree(FormationOffer),
+    /// Hand leadership over, to this node or to the fittest.
+    Transfer {
+        /// To whom.
+        target: Option<NodeId>,
+    },
 }
 
 /// A cluster that is about to be founded.
@@ -128,7 +133,7 @@ pub enum ControlResponse {
         /// The secret of the members.
         key: [u8; 32],
     },
-    /// To `Join`, from a node that does not lead.
+    /// To `Join` and `Transfer`, from a node that does not lead.
     NotLeader {
         /// The leader it knows.
         leader: Option<LeaderHint>,
@@ -141,6 +146,11 @@ pub enum ControlResponse {
         reason: String,
         /// Whether asking again may help.
         retry: bool,
+    },
+    /// To `Transfer`: this node leads now.
+    Transferred {
+        /// Who leads.
+        leader: NodeId,
     },
 }
 

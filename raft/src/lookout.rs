@@ -1,0 +1,164 @@
+//! What a member does that hears of no leader: it asks around.
+//!
+//! A removed node is not told by the log, since it receives none; a node with a new address is not found by its
+//! leader. Both ask the peers they know on the control lane. One learns that it was removed and stops, the other
+//! learns who leads and reports itself there.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use ovncp_state::command::{NodeStatus, UpdateNode};
+use ovncp_state::{Command, NodeId, Refusal, Reply, Request};
+use ovncp_storage::types::Peer;
+use tokio::time::{Instant, interval, sleep};
+
+use crate::consensus::Consensus;
+use crate::formation::{ask, list_hash};
+use crate::network::message::{ControlRequest, ControlResponse, LeaderHint};
+use crate::proposals;
+use crate::settings::StaticPeer;
+use crate::shared::{Membership, Route, Shared};
+
+/// How often a member looks whether it hears its leader.
+const LOOK_PERIOD: Duration = Duration::from_millis(500);
+/// Silence after which it asks around.
+const SILENCE: Duration = Duration::from_secs(2);
+/// A peer that does not answer in this time is left out.
+const ASK_TIMEOUT: Duration = Duration::from_secs(1);
+/// A removed voter stays this long for the change that removes it, which may need its vote.
+const FAREWELL: Duration = Duration::from_secs(5);
+/// A report that is not applied by then is sent again.
+const REPORT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Looks out until this node stops.
+pub(crate) async fn run(shared: Arc<Shared>, consensus: Arc<dyn Consensus>) {
+    let mut look = interval(LOOK_PERIOD);
+    look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let started = Instant::now();
+    let mut left_since = None;
+    loop {
+        tokio::select! {
+            _ = look.tick() => {}
+            () = shared.until_stopped() => return,
+        }
+        let Some(place) = shared.membership() else { continue };
+        if leave(&shared, &*consensus, place, &mut left_since) {
+            return;
+        }
+        let heard = shared.last_heard().unwrap_or(started);
+        if matches!(shared.route(), Route::Here(_)) || heard.elapsed() < SILENCE {
+            continue;
+        }
+        for hint in ask_around(&shared, place).await {
+            report_directly(&shared, place, &hint).await;
+        }
+    }
+}
+
+/// Stops a node that the state says has left, once its vote cannot be needed any more.
+fn leave(
+    shared: &Shared,
+    consensus: &dyn Consensus,
+    place: Membership,
+    left_since: &mut Option<Instant>,
+) -> bool {
+    let own = shared.replica.read(|state| state.node(place.node_id));
+    if own.is_none_or(|node| node.status != NodeStatus::Left) {
+        *left_since = None;
+        return false;
+    }
+    let since = *left_since.get_or_insert_with(Instant::now);
+    let metrics = consensus.metrics();
+    let out = metrics.committed_membership_config.membership().get_node(&place.node_id.0).is_none();
+    let leave = out || since.elapsed() >= FAREWELL;
+    if leave {
+        shared.stop("this node was removed from the cluster".to_owned());
+    }
+    leave
+}
+
+/// Asks every peer whose address is known. Who leads, as far as they say.
+async fn ask_around(shared: &Shared, place: Membership) -> Vec<LeaderHint> {
+    let list = list_hash(&shared.config.members());
+    let known = known_peers(shared, place);
+    let asked = known
+        .iter()
+        .map(|peer| async move { ask(shared, peer, ControlRequest::Probe { list }, ASK_TIMEOUT).await });
+    let mut hints = BTreeMap::new();
+    for answer in join_all(asked).await {
+        let Ok((_, ControlResponse::Member { cluster_id, leader, removed, .. })) = answer else { continue };
+        if cluster_id != place.cluster_id {
+            continue;
+        }
+        if removed {
+            shared.stop("this node was removed from the cluster".to_owned());
+            return Vec::new();
+        }
+        if let Some(leader) = leader.filter(|leader| leader.id != place.node_id) {
+            hints.insert(leader.id, leader);
+        }
+    }
+    hints.into_values().collect()
+}
+
+fn known_peers(shared: &Shared, place: Membership) -> Vec<StaticPeer> {
+    let mut known: BTreeMap<String, String> = BTreeMap::new();
+    for node in shared.replica.read(ovncp_state::State::nodes) {
+        if node.id != place.node_id {
+            known.insert(node.name, node.info.peer_addr);
+        }
+    }
+    for peer in &shared.config.peers {
+        known.insert(peer.name.clone(), peer.addr.clone());
+    }
+    known.remove(&shared.config.name);
+    known.into_iter().map(|(name, addr)| StaticPeer { name, addr }).collect()
+}
+
+/// Tells a leader that cannot find this node where it is now.
+async fn report_directly(shared: &Shared, place: Membership, leader: &LeaderHint) {
+    let addr = shared.addr_of(&leader.name, &leader.addr);
+    shared.add_peer(leader.id, Peer { name: leader.name.clone(), addr });
+    let envelope = ovncp_storage::codec::encode_request(&report(shared, place));
+    // Nobody waits for the reply: the leader finding us is the answer.
+    let origin = ovncp_storage::types::Origin { node: NodeId(0), ticket: 0 };
+    let item = crate::network::message::ForwardItem { origin, envelope };
+    let sent = shared.peers.forward(leader.id, vec![item]);
+    let _ = tokio::time::timeout(REPORT_TIMEOUT, sent).await;
+}
+
+fn report(shared: &Shared, place: Membership) -> Request {
+    Request::from(Command::UpdateNode(UpdateNode {
+        id: place.node_id,
+        incarnation: shared.incarnation,
+        boot: shared.boot,
+        info: shared.config.info.clone(),
+    }))
+}
+
+/// Reports this start: its boot counter, addresses and version.
+pub(crate) async fn report_start(shared: Arc<Shared>) {
+    loop {
+        let place = shared.membership();
+        let formed = shared.replica.read(ovncp_state::State::is_formed);
+        if let Some(place) = place.filter(|_| formed) {
+            match proposals::propose(&shared, &report(&shared, place), REPORT_TIMEOUT).await {
+                Ok(committed) => {
+                    if committed.reply == Reply::Refused(Refusal::StaleIncarnation) {
+                        let reason = "a later start of this node is known: its data directory was copied or \
+                                      restored, or another process runs with it";
+                        shared.stop(reason.to_owned());
+                    }
+                    return;
+                }
+                Err(error) => tracing::debug!(%error, "this start is not reported yet"),
+            }
+        }
+        tokio::select! {
+            () = sleep(LOOK_PERIOD) => {}
+            () = shared.until_stopped() => return,
+        }
+    }
+}

@@ -1,0 +1,341 @@
+//! Autopilot: the leader makes the Raft membership what the replicated state asks for, one change at a time.
+//!
+//! The state says who belongs to the cluster; openraft's membership says who receives the log and who votes.
+//! [`next_action`] compares the two and names the one next thing to do. Every change of the membership is guarded
+//! by the log id of the membership it was decided on and by the term, so a decision that became old does nothing.
+//! A change that lost its leader half-way (in joint consensus) is finished by the next leader first.
+//!
+//! - A node of the state that receives no log becomes a learner.
+//! - A learner that was healthy and caught up for `promotion_stable` may vote while voters are fewer than the
+//!   target.
+//! - A voter whose data directory was wiped is replaced by its new self, and a voter that is inactive by a
+//!   healthy learner: one joint change swaps the two.
+//! - A node that left the state leaves the membership; a leader hands over first.
+//! - Nothing is done that would leave a voter set without a healthy majority, before or after the change.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use openraft::ChangeMembers;
+use ovncp_state::command::{ChangeNode, NodeRole, NodeStatus, RemoveNode};
+use ovncp_state::view::NodeView;
+use ovncp_state::{Command, NodeId, Request};
+use ovncp_storage::types::Peer;
+use tokio::time::{Instant, interval, timeout};
+
+use crate::clock::LeaderClock;
+use crate::consensus::{Change, Consensus, Metrics};
+use crate::failure::{self, CAUGHT_UP_LAG, Sight};
+use crate::shared::Shared;
+use crate::{proposals, transfer};
+
+/// How often the picture is looked at.
+const LOOK_PERIOD: Duration = Duration::from_millis(100);
+/// A change that is not committed by then is looked at again.
+const CHANGE_TIMEOUT: Duration = Duration::from_secs(10);
+/// A member counts as healthy when it acknowledged something within so many Raft heartbeats (and a second at
+/// least): the failure detector's statuses are slower on purpose.
+const HEALTHY_HEARTBEATS: u32 = 10;
+const HEALTHY_MIN: Duration = Duration::from_secs(1);
+
+/// Everything that a decision rests on.
+#[derive(Clone, Debug)]
+pub(crate) struct Picture {
+    pub(crate) own: NodeId,
+    pub(crate) voters_target: usize,
+    /// The voter sets: two of them during a joint change.
+    pub(crate) voter_sets: Vec<BTreeSet<NodeId>>,
+    /// Every node of the Raft membership with its dialed address.
+    pub(crate) peers: BTreeMap<NodeId, Peer>,
+    /// Live nodes of the state.
+    pub(crate) nodes: Vec<NodeView>,
+    /// Members that answer now; the leader itself is one.
+    pub(crate) healthy: BTreeSet<NodeId>,
+    /// Members that were healthy and caught up for long enough.
+    pub(crate) stable: BTreeSet<NodeId>,
+}
+
+impl Picture {
+    fn voters(&self) -> BTreeSet<NodeId> {
+        self.voter_sets.iter().flatten().copied().collect()
+    }
+
+    fn learners(&self) -> impl Iterator<Item = NodeId> {
+        let voters = self.voters();
+        self.peers.keys().copied().filter(move |id| !voters.contains(id))
+    }
+
+    fn node(&self, id: NodeId) -> Option<&NodeView> {
+        self.nodes.iter().find(|node| node.id == id)
+    }
+
+    /// Whether a healthy majority of this voter set exists, leaving out nobody.
+    fn quorate(&self, voters: &BTreeSet<NodeId>) -> bool {
+        voters.intersection(&self.healthy).count() > voters.len() / 2
+    }
+
+    /// Whether changing to `voters` keeps a healthy majority before and after.
+    fn may_become(&self, voters: &BTreeSet<NodeId>) -> bool {
+        !voters.is_empty() && self.voter_sets.iter().all(|old| self.quorate(old)) && self.quorate(voters)
+    }
+
+    /// A newer live node with the same name: the old one's disk was wiped.
+    fn successor(&self, id: NodeId) -> Option<&NodeView> {
+        let old = self.node(id)?;
+        self.nodes.iter().filter(|node| node.name == old.name && node.id > id).max_by_key(|node| node.id)
+    }
+}
+
+/// One thing to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Action {
+    /// A change of openraft's membership; whether voters that leave the set stay as learners.
+    Change(Change, bool),
+    /// A change of the state's record of a member.
+    Propose(Command),
+    /// This leader has to leave: hand over first.
+    HandOver,
+}
+
+/// The one next thing to do, if any.
+pub(crate) fn next_action(picture: &Picture) -> Option<Action> {
+    if picture.voter_sets.len() > 1 {
+        // A change that lost its leader: the empty change leads out of joint consensus.
+        return Some(Action::Change(ChangeMembers::AddVoterIds(BTreeSet::new()), true));
+    }
+    take_out(picture)
+        .or_else(|| take_in(picture))
+        .or_else(|| correct_address(picture))
+        .or_else(|| replace_wiped(picture))
+        .or_else(|| replace_dead(picture))
+        .or_else(|| promote(picture))
+        .or_else(|| forget_wiped(picture))
+        .or_else(|| correct_role(picture))
+}
+
+fn ids(ids: impl IntoIterator<Item = NodeId>) -> BTreeSet<u64> {
+    ids.into_iter().map(|id| id.0).collect()
+}
+
+/// A member of openraft's that left the state.
+fn take_out(picture: &Picture) -> Option<Action> {
+    let voters = picture.voters();
+    for id in picture.peers.keys().filter(|id| picture.node(**id).is_none()) {
+        if !voters.contains(id) {
+            return Some(Action::Change(ChangeMembers::RemoveNodes(ids([*id])), false));
+        }
+        let mut rest = voters.clone();
+        rest.remove(id);
+        if !picture.may_become(&rest) {
+            continue;
+        }
+        if *id == picture.own {
+            return Some(Action::HandOver);
+        }
+        return Some(Action::Change(ChangeMembers::RemoveVoters(ids([*id])), false));
+    }
+    None
+}
+
+/// A node of the state that receives no log.
+fn take_in(picture: &Picture) -> Option<Action> {
+    let node = picture.nodes.iter().find(|node| {
+        !picture.peers.contains_key(&node.id) && picture.successor(node.id).is_none()
+    })?;
+    let peer = Peer { name: node.name.clone(), addr: node.info.peer_addr.clone() };
+    Some(Action::Change(ChangeMembers::AddNodes(BTreeMap::from([(node.id.0, peer)])), true))
+}
+
+/// A member that reported another address than the one openraft dials.
+fn correct_address(picture: &Picture) -> Option<Action> {
+    picture.nodes.iter().find_map(|node| {
+        let peer = picture.peers.get(&node.id)?;
+        let now = Peer { name: node.name.clone(), addr: node.info.peer_addr.clone() };
+        let differs = !node.info.peer_addr.is_empty() && *peer != now;
+        differs.then(|| Action::Change(ChangeMembers::SetNodes(BTreeMap::from([(node.id.0, now)])), true))
+    })
+}
+
+fn swap(picture: &Picture, old: NodeId, new: NodeId, keep_old: bool) -> Option<Action> {
+    let mut voters = picture.voters();
+    voters.remove(&old);
+    voters.insert(new);
+    if old == picture.own || !picture.may_become(&voters) {
+        return None;
+    }
+    let change = ChangeMembers::Batch(vec![
+        ChangeMembers::AddVoterIds(ids([new])),
+        ChangeMembers::RemoveVoters(ids([old])),
+    ]);
+    Some(Action::Change(change, keep_old))
+}
+
+/// A voter whose data directory was wiped, and its new self is ready.
+fn replace_wiped(picture: &Picture) -> Option<Action> {
+    picture.voters().into_iter().find_map(|id| {
+        let successor = picture.successor(id)?;
+        let ready = picture.stable.contains(&successor.id) && !picture.voters().contains(&successor.id);
+        if ready { swap(picture, id, successor.id, false) } else { None }
+    })
+}
+
+/// An inactive voter, and a learner that can do its part.
+fn replace_dead(picture: &Picture) -> Option<Action> {
+    let dead = |id: &NodeId| {
+        !picture.healthy.contains(id)
+            && picture.node(*id).is_some_and(|node| node.status == NodeStatus::Inactive)
+    };
+    let dead = picture.voters().into_iter().find(dead)?;
+    let substitute = eligible(picture).next()?;
+    swap(picture, dead, substitute, true)
+}
+
+/// Learners that could vote. A wiped node's new self waits for its old self's place.
+fn eligible(picture: &Picture) -> impl Iterator<Item = NodeId> {
+    let voters = picture.voters();
+    picture.learners().filter(move |id| {
+        let takes_a_place = voters
+            .iter()
+            .any(|voter| picture.successor(*voter).is_some_and(|successor| successor.id == *id));
+        let status = picture.node(*id).map(|node| node.status);
+        picture.stable.contains(id) && status == Some(NodeStatus::Active) && !takes_a_place
+    })
+}
+
+/// Fewer voters than wanted, and learners that can vote.
+fn promote(picture: &Picture) -> Option<Action> {
+    let voters = picture.voters();
+    let missing = picture.voters_target.checked_sub(voters.len()).filter(|missing| *missing > 0)?;
+    let chosen: BTreeSet<NodeId> = eligible(picture).take(missing).collect();
+    let after = voters.union(&chosen).copied().collect();
+    if chosen.is_empty() || !picture.may_become(&after) {
+        return None;
+    }
+    Some(Action::Change(ChangeMembers::AddVoterIds(ids(chosen)), true))
+}
+
+/// The old self of a wiped node, once it does not vote any more.
+fn forget_wiped(picture: &Picture) -> Option<Action> {
+    let voters = picture.voters();
+    let old = picture
+        .nodes
+        .iter()
+        .find(|node| !voters.contains(&node.id) && picture.successor(node.id).is_some())?;
+    let reason = "replaced by a new data directory".to_owned();
+    Some(Action::Propose(Command::RemoveNode(RemoveNode { id: old.id, reason })))
+}
+
+/// The role that the state shows is the one that openraft gives.
+fn correct_role(picture: &Picture) -> Option<Action> {
+    let voters = picture.voters();
+    picture.nodes.iter().find_map(|node| {
+        let role = if voters.contains(&node.id) { NodeRole::Voter } else { NodeRole::Learner };
+        let differs = picture.peers.contains_key(&node.id) && node.role != role;
+        differs.then(|| {
+            let change =
+                ChangeNode { id: node.id, generation: node.generation, status: None, role: Some(role) };
+            Action::Propose(Command::ChangeNode(change))
+        })
+    })
+}
+
+/// Since when each member has been healthy and caught up without a break.
+#[derive(Debug, Default)]
+struct Stability(BTreeMap<NodeId, Instant>);
+
+impl Stability {
+    fn update(&mut self, sights: &BTreeMap<NodeId, Sight>, healthy: &BTreeSet<NodeId>, now: Instant) {
+        self.0.retain(|id, _| healthy.contains(id));
+        for (id, sight) in sights {
+            if !healthy.contains(id) || sight.lag >= CAUGHT_UP_LAG {
+                self.0.remove(id);
+            } else {
+                self.0.entry(*id).or_insert(now);
+            }
+        }
+    }
+
+    fn stable(&self, wanted: Duration, now: Instant) -> BTreeSet<NodeId> {
+        let long = |since: &Instant| now.saturating_duration_since(*since) >= wanted;
+        self.0.iter().filter(|(_, since)| long(since)).map(|(id, _)| *id).collect()
+    }
+}
+
+/// Works while this node leads; dropped at the end of the term.
+pub(crate) async fn run(shared: Arc<Shared>, consensus: Arc<dyn Consensus>, clock: LeaderClock) {
+    let since = Instant::now();
+    let mut stability = Stability::default();
+    let mut look = interval(LOOK_PERIOD);
+    look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        look.tick().await;
+        if !shared.replica.read(ovncp_state::State::is_formed) {
+            continue;
+        }
+        let metrics = consensus.metrics();
+        // One change at a time: the last one has to be committed.
+        if metrics.membership_config != metrics.committed_membership_config {
+            continue;
+        }
+        let picture = picture(&shared, &metrics, since, &mut stability);
+        if let Some(action) = next_action(&picture) {
+            perform(&shared, &*consensus, &metrics, clock, action).await;
+        }
+    }
+}
+
+fn picture(shared: &Shared, metrics: &Metrics, since: Instant, stability: &mut Stability) -> Picture {
+    let own = shared.node_id().unwrap_or_default();
+    let timing = &shared.config.timing;
+    let sights = failure::sights(metrics, own, since);
+    let fresh = (timing.raft_heartbeat * HEALTHY_HEARTBEATS).max(HEALTHY_MIN);
+    let answers = sights.iter().filter(|(_, sight)| sight.seen && sight.silence < fresh);
+    let mut healthy: BTreeSet<NodeId> = answers.map(|(id, _)| *id).collect();
+    let now = Instant::now();
+    stability.update(&sights, &healthy, now);
+    healthy.insert(own);
+    let membership = metrics.membership_config.membership();
+    let sets = membership.get_joint_config();
+    let (nodes, voters_target) =
+        shared.replica.read(|state| (state.nodes(), usize::from(state.cluster().voters_target)));
+    Picture {
+        own,
+        voters_target,
+        voter_sets: sets.iter().map(|set| set.iter().copied().map(NodeId).collect()).collect(),
+        peers: membership.nodes().map(|(id, peer)| (NodeId(*id), peer.clone())).collect(),
+        nodes,
+        healthy,
+        stable: stability.stable(timing.promotion_stable, now),
+    }
+}
+
+async fn perform(
+    shared: &Shared,
+    consensus: &dyn Consensus,
+    metrics: &Metrics,
+    clock: LeaderClock,
+    action: Action,
+) {
+    match action {
+        Action::Change(change, retain) => {
+            tracing::info!(%change, "changing the membership");
+            let decided_on = metrics.membership_config.log_id().clone();
+            let done = consensus.change(change, retain, decided_on, clock.term());
+            match timeout(CHANGE_TIMEOUT, done).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::warn!(%error, "membership not changed"),
+                Err(_elapsed) => tracing::warn!("membership not changed in time"),
+            }
+        }
+        Action::Propose(command) => {
+            let _ = proposals::propose(shared, &Request::from(command), CHANGE_TIMEOUT).await;
+        }
+        Action::HandOver => {
+            let handed = transfer::hand_over(shared, None, Instant::now() + CHANGE_TIMEOUT).await;
+            if let Err(error) = handed {
+                tracing::warn!(%error, "leadership not handed over before leaving");
+            }
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! What is applied on this node, on its way to callers and watchers.
+
+use std::sync::{Arc, Weak};
+
+use ovncp_state::{EventOffset, LogIndex};
+use ovncp_storage::runtime;
+use ovncp_storage::sink::{AppliedEntry, ApplySink};
+use tokio::sync::{Notify, watch};
+
+use crate::callers::Callers;
+use crate::group::Committed;
+use crate::shared::Shared;
+use crate::waiters::Waiters;
+
+/// Sees what this node applies, before any caller is answered. For simulations and metrics; must not block.
+pub trait Observer: Send + Sync + 'static {
+    /// These entries were applied, in order.
+    fn applied(&self, entries: &[AppliedEntry]);
+    /// A snapshot replaced the state; entries up to `index` will not be seen one by one.
+    fn installed(&self, index: LogIndex);
+}
+
+/// Answers callers and waiters of this node, and tells watchers of events.
+pub(crate) struct Sink {
+    pub(crate) callers: Arc<Callers>,
+    pub(crate) waiters: Arc<Waiters>,
+    pub(crate) events: watch::Sender<EventOffset>,
+    pub(crate) installed: Arc<Notify>,
+    pub(crate) observer: Option<Arc<dyn Observer>>,
+}
+
+impl ApplySink for Sink {
+    fn applied(&self, batch: Vec<AppliedEntry>) {
+        if let Some(observer) = &self.observer {
+            observer.applied(&batch);
+        }
+        let mut next_event = None;
+        for entry in batch {
+            if let Some(event) = entry.applied.events.last() {
+                next_event = Some(EventOffset(event.offset.0 + 1));
+            }
+            // Before the reply: whoever is told that it waits finds its outcome already there.
+            for notice in entry.applied.notices {
+                self.waiters.notify(notice);
+            }
+            let (index, reply) = (entry.index, entry.applied.reply);
+            self.callers.applied(entry.origin, || Committed { index, reply });
+        }
+        if let Some(next) = next_event {
+            self.events.send_replace(next);
+        }
+    }
+
+    fn installed(&self, index: LogIndex) {
+        if let Some(observer) = &self.observer {
+            observer.installed(index);
+        }
+        self.installed.notify_one();
+    }
+}
+
+/// After a snapshot replaced the state: grants and events that were skipped are looked up in it.
+pub(crate) fn spawn_recheck(shared: &Arc<Shared>, installed: Arc<Notify>) {
+    let shared: Weak<Shared> = Arc::downgrade(shared);
+    runtime::spawn(async move {
+        loop {
+            installed.notified().await;
+            let Some(shared) = shared.upgrade() else { return };
+            let next = shared.replica.read(|state| state.cluster().events.1);
+            shared.events.send_replace(next);
+            for id in shared.waiters.ids() {
+                if let Some(grant) = shared.replica.read(|state| state.grant(id)) {
+                    shared.waiters.resolve(id, Ok(grant));
+                }
+            }
+        }
+    });
+}

@@ -1,0 +1,353 @@
+//! From a caller to a leader's log: batched, forwarded, retried only where that is certain to be safe.
+//!
+//! One task drains the queue of this node. Whatever has gathered goes as one batch: into the local log when
+//! this node leads, over the forward lane when another does. While a batch is under way the next one gathers,
+//! so batches grow with the load and an idle node adds no delay.
+//!
+//! A proposal that a leader surely did not append (see [`consensus`](crate::consensus)) returns to the queue
+//! and is tried again, here or at the next leader, until its caller's deadline or
+//! [`no_leader_wait`](crate::settings::Timing::no_leader_wait) passes; then it is refused with `NoLeader`, and
+//! that refusal is certain. One that may have been appended is never proposed again: its caller is answered by
+//! this node's own apply, or with `Unknown` at its deadline.
+//!
+//! A leader that lost its quorum appends nothing: openraft refuses writes once the lease of
+//! `election_timeout_max` has run out without a quorum's acknowledgement.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
+use ovncp_state::Request;
+use ovncp_storage::codec;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
+
+use crate::callers::{CALLERS_MAX, Ticket};
+use crate::consensus::Submitted;
+use crate::error::ProposeError;
+use crate::group::Committed;
+use crate::network::message::{ForwardItem, ForwardOutcome};
+use crate::network::{CallError, PeerIdentity};
+use crate::shared::{Route, Shared};
+
+/// Proposals in one batch.
+const BATCH_ITEMS_MAX: usize = 1_024;
+/// Bytes of envelopes in one batch, unless a single one is larger.
+const BATCH_BYTES_MAX: usize = 4 * 1_024 * 1_024;
+/// Bytes of one encoded request.
+pub(crate) const ENVELOPE_BYTES_MAX: usize = 12 * 1_024 * 1_024;
+/// Batches under way to the present leader.
+const FLIGHTS_MAX: usize = 16;
+/// A batch whose fate stays unknown this long is not followed any more; its callers have given up.
+const FLIGHT_TIME_MAX: Duration = Duration::from_secs(60);
+/// Pause before a refused batch is tried again with the same leader.
+const RETRY_PAUSE: Duration = Duration::from_millis(5);
+/// How often queued proposals are looked over for passed deadlines.
+const EXPIRY_PERIOD: Duration = Duration::from_millis(20);
+
+/// A proposal in the queue of this node.
+#[derive(Debug)]
+pub(crate) struct Queued {
+    ticket: u64,
+    envelope: Bytes,
+    /// Not handed to anybody by then: refused.
+    give_up: Instant,
+}
+
+/// The queue in front of [`run`].
+pub(crate) fn queue() -> (mpsc::Sender<Queued>, mpsc::Receiver<Queued>) {
+    mpsc::channel(CALLERS_MAX)
+}
+
+/// Proposes for a caller of this node and waits until this node applied it.
+pub(crate) async fn propose(
+    shared: &Shared,
+    request: &Request,
+    timeout: Duration,
+) -> Result<Committed, ProposeError> {
+    let deadline = Instant::now() + timeout;
+    start(shared, request, timeout)?.outcome(shared, deadline).await
+}
+
+/// Puts a proposal into the queue at once: those started later come behind it.
+pub(crate) fn start(
+    shared: &Shared,
+    request: &Request,
+    timeout: Duration,
+) -> Result<Started, ProposeError> {
+    if let Some(reason) = shared.stopped() {
+        return Err(ProposeError::Stopped { reason });
+    }
+    let envelope = codec::encode_request(request);
+    if envelope.len() > ENVELOPE_BYTES_MAX {
+        return Err(ProposeError::TooLarge { bytes: envelope.len(), max: ENVELOPE_BYTES_MAX });
+    }
+    let give_up = Instant::now() + timeout.min(shared.config.timing.no_leader_wait);
+    let ticket = shared.callers.register()?;
+    let queued = Queued { ticket: ticket.number(), envelope, give_up };
+    shared.proposals.try_send(queued).map_err(|error| match error {
+        mpsc::error::TrySendError::Full(_) => ProposeError::Busy { queue: "proposals" },
+        mpsc::error::TrySendError::Closed(_) => ProposeError::Stopped { reason: "stopping".to_owned() },
+    })?;
+    Ok(Started { ticket })
+}
+
+/// A proposal in the queue or beyond.
+pub(crate) struct Started {
+    ticket: Ticket,
+}
+
+impl Started {
+    /// Waits until this node applied it.
+    pub(crate) async fn outcome(
+        mut self,
+        shared: &Shared,
+        deadline: Instant,
+    ) -> Result<Committed, ProposeError> {
+        match timeout_at(deadline, self.ticket.answer()).await {
+            Ok(answer) => answer,
+            Err(_elapsed) => match self.ticket.withdraw() {
+                Ok(answer) => answer,
+                Err(true) => Err(ProposeError::Unknown),
+                Err(false) => Err(ProposeError::NoLeader { last_known: shared.last_known_leader() }),
+            },
+        }
+    }
+}
+
+/// Drains the queue until the group stops.
+pub(crate) async fn run(shared: Arc<Shared>, queue: mpsc::Receiver<Queued>) {
+    let route = shared.route.subscribe();
+    let mut pump = Pump {
+        shared,
+        queue,
+        route,
+        backlog: VecDeque::new(),
+        flights: FuturesUnordered::new(),
+        generation: 0,
+        under_way: 0,
+        paused_until: None,
+    };
+    while pump.step().await {}
+}
+
+/// A batch under way.
+struct Landing {
+    generation: u64,
+    batch: Vec<Queued>,
+    fates: Vec<Fate>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    /// Appended, or nobody knows.
+    Wait,
+    /// Surely not appended.
+    Retry,
+    /// Surely not appended: the leader has too much to do.
+    Busy,
+}
+
+struct Pump {
+    shared: Arc<Shared>,
+    queue: mpsc::Receiver<Queued>,
+    route: watch::Receiver<Route>,
+    backlog: VecDeque<Queued>,
+    flights: FuturesUnordered<BoxFuture<'static, Landing>>,
+    /// Counts changes of the route; batches of an earlier one do not count against the window.
+    generation: u64,
+    under_way: usize,
+    paused_until: Option<Instant>,
+}
+
+impl Pump {
+    async fn step(&mut self) -> bool {
+        self.dispatch();
+        let room = CALLERS_MAX.saturating_sub(self.backlog.len()).min(BATCH_ITEMS_MAX);
+        let mut arrived = Vec::new();
+        let wake = match self.paused_until {
+            Some(end) => Some(end),
+            None if self.backlog.is_empty() => None,
+            None => Some(Instant::now() + EXPIRY_PERIOD),
+        };
+        tokio::select! {
+            biased;
+            changed = self.route.changed() => {
+                if changed.is_err() {
+                    return false;
+                }
+                self.generation += 1;
+                self.under_way = 0;
+                self.paused_until = None;
+            }
+            Some(landing) = self.flights.next() => self.land(landing),
+            count = self.queue.recv_many(&mut arrived, room), if room > 0 => {
+                if count == 0 {
+                    return false;
+                }
+                self.backlog.extend(arrived);
+            }
+            () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => {
+                self.paused_until = None;
+                self.expire();
+            }
+            () = self.shared.until_stopped() => return false,
+        }
+        true
+    }
+
+    /// Sends what may go now.
+    fn dispatch(&mut self) {
+        while !self.backlog.is_empty() && self.under_way < FLIGHTS_MAX && self.paused_until.is_none() {
+            let route = *self.route.borrow();
+            if matches!(route, Route::Nobody { .. }) {
+                return;
+            }
+            let batch = self.next_batch();
+            if batch.is_empty() {
+                continue;
+            }
+            self.under_way += 1;
+            let flight = fly(Arc::clone(&self.shared), route, batch, self.generation);
+            self.flights.push(Box::pin(flight));
+        }
+    }
+
+    fn next_batch(&mut self) -> Vec<Queued> {
+        let mut batch = Vec::new();
+        let mut bytes = 0;
+        while let Some(next) = self.backlog.front() {
+            bytes += next.envelope.len();
+            if batch.len() == BATCH_ITEMS_MAX || (!batch.is_empty() && bytes > BATCH_BYTES_MAX) {
+                break;
+            }
+            // A caller that is gone must not be proposed for.
+            if let Some(next) = self.backlog.pop_front().filter(|next| self.shared.callers.hand_over(next.ticket))
+            {
+                batch.push(next);
+            }
+        }
+        batch
+    }
+
+    fn land(&mut self, landing: Landing) {
+        let current = landing.generation == self.generation;
+        if current {
+            self.under_way -= 1;
+        }
+        for (item, fate) in landing.batch.into_iter().zip(landing.fates) {
+            match fate {
+                Fate::Wait => {}
+                Fate::Busy => {
+                    self.shared.callers.refuse(item.ticket, ProposeError::Busy { queue: "leader" });
+                }
+                Fate::Retry => {
+                    self.shared.callers.take_back(item.ticket);
+                    self.backlog.push_back(item);
+                    if current {
+                        self.paused_until = Some(Instant::now() + RETRY_PAUSE);
+                    }
+                }
+            }
+        }
+        self.expire();
+    }
+
+    /// Refuses what was handed to nobody in time.
+    fn expire(&mut self) {
+        let now = Instant::now();
+        let shared = &self.shared;
+        self.backlog.retain(|item| {
+            let keep = item.give_up > now;
+            if !keep {
+                let last_known = shared.last_known_leader();
+                shared.callers.refuse(item.ticket, ProposeError::NoLeader { last_known });
+            }
+            keep
+        });
+    }
+}
+
+/// Takes one batch to the leader and learns its fate.
+async fn fly(shared: Arc<Shared>, route: Route, batch: Vec<Queued>, generation: u64) -> Landing {
+    let fates = match timeout(FLIGHT_TIME_MAX, deliver(&shared, route, &batch)).await {
+        Ok(fates) => fates,
+        Err(_elapsed) => vec![Fate::Wait; batch.len()],
+    };
+    Landing { generation, batch, fates }
+}
+
+async fn deliver(shared: &Shared, route: Route, batch: &[Queued]) -> Vec<Fate> {
+    match route {
+        Route::Nobody { .. } => vec![Fate::Retry; batch.len()],
+        Route::Here(clock) => {
+            let items =
+                batch.iter().map(|item| (shared.callers.origin(item.ticket), item.envelope.clone())).collect();
+            let submitted = shared.submit(clock, items).await;
+            submitted
+                .into_iter()
+                .map(|fate| match fate {
+                    Submitted::Appended => Fate::Wait,
+                    Submitted::Refused { .. } => Fate::Retry,
+                })
+                .collect()
+        }
+        Route::Remote { leader, .. } => {
+            let items: Vec<ForwardItem> = batch
+                .iter()
+                .map(|item| ForwardItem {
+                    origin: shared.callers.origin(item.ticket),
+                    envelope: item.envelope.clone(),
+                })
+                .collect();
+            match shared.peers.forward(leader, items).await {
+                Ok(outcomes) if outcomes.len() == batch.len() => outcomes
+                    .into_iter()
+                    .map(|outcome| match outcome {
+                        ForwardOutcome::Accepted => Fate::Wait,
+                        ForwardOutcome::NotLeader { .. } => Fate::Retry,
+                        ForwardOutcome::Busy => Fate::Busy,
+                    })
+                    .collect(),
+                // The connection broke, or an answer that makes no sense: any of them may be in the log.
+                Ok(_) | Err(CallError::Lost) => vec![Fate::Wait; batch.len()],
+                Err(CallError::NotSent(_) | CallError::Busy | CallError::Declined(_)) => {
+                    vec![Fate::Retry; batch.len()]
+                }
+            }
+        }
+    }
+}
+
+/// What this node answers to proposals of a peer.
+pub(crate) async fn accept_forwarded(
+    shared: &Shared,
+    from: &PeerIdentity,
+    items: Vec<ForwardItem>,
+) -> Vec<ForwardOutcome> {
+    let count = items.len();
+    let refuse = |hint| vec![ForwardOutcome::NotLeader { hint }; count];
+    let Route::Here(clock) = shared.route() else {
+        return refuse(shared.last_known_leader());
+    };
+    if from.id.is_none() {
+        return refuse(shared.node_id());
+    }
+    let permits = u32::try_from(count).unwrap_or(u32::MAX);
+    let Ok(_permits) = Arc::clone(&shared.admission).try_acquire_many_owned(permits) else {
+        return vec![ForwardOutcome::Busy; count];
+    };
+    let items = items.into_iter().map(|item| (item.origin, item.envelope)).collect();
+    let submitted = shared.submit(clock, items).await;
+    submitted
+        .into_iter()
+        .map(|fate| match fate {
+            Submitted::Appended => ForwardOutcome::Accepted,
+            Submitted::Refused { leader } => ForwardOutcome::NotLeader { hint: leader },
+        })
+        .collect()
+}

@@ -1,0 +1,220 @@
+//! What the parts of one running group share.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use bytes::Bytes;
+use ovncp_state::command::JoinNode;
+use ovncp_state::{ClusterId, EventOffset, Incarnation, NodeId};
+use ovncp_storage::Replica;
+use ovncp_storage::types::{Origin, Peer, Proposal};
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::time::Instant;
+
+use crate::callers::Callers;
+use crate::clock::LeaderClock;
+use crate::consensus::{Consensus, Submitted};
+use crate::network::types::AppendResult;
+use crate::peers::Peers;
+use crate::proposals::Queued;
+use crate::reads::ReadRequest;
+use crate::renewals::{Flush, QueuedRenewal};
+use crate::settings::GroupConfig;
+use crate::status::Phase;
+use crate::waiters::Waiters;
+
+/// Proposals handed to the log of this leader and not resolved yet, of all nodes together.
+pub(crate) const LEADER_PENDING_MAX: usize = 65_536;
+
+/// Where a proposal or a read has to go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Route {
+    /// No leader is known, or this node leads and has not applied an entry of its own term yet.
+    Nobody {
+        /// Who led last.
+        last_known: Option<NodeId>,
+    },
+    /// Another node leads.
+    Remote {
+        /// Which.
+        leader: NodeId,
+        /// Its term, as far as this node knows.
+        term: u64,
+    },
+    /// This node leads, and this is its clock.
+    Here(LeaderClock),
+}
+
+impl Route {
+    pub(crate) fn leader_hint(&self, own: Option<NodeId>) -> Option<NodeId> {
+        match *self {
+            Self::Nobody { last_known } => last_known,
+            Self::Remote { leader, .. } => Some(leader),
+            Self::Here(_) => own,
+        }
+    }
+}
+
+/// This node's place in a cluster, durable before it is put here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Membership {
+    pub(crate) cluster_id: ClusterId,
+    pub(crate) node_id: NodeId,
+    pub(crate) key: [u8; 32],
+}
+
+/// The parts of one running group.
+pub(crate) struct Shared {
+    pub(crate) config: GroupConfig,
+    pub(crate) incarnation: Incarnation,
+    pub(crate) boot: u64,
+    pub(crate) replica: Replica,
+    pub(crate) callers: Arc<Callers>,
+    pub(crate) waiters: Arc<Waiters>,
+    pub(crate) peers: Arc<dyn Peers>,
+    pub(crate) consensus: OnceLock<Arc<dyn Consensus>>,
+    /// Whether `consensus` is there.
+    pub(crate) seated: watch::Sender<bool>,
+    pub(crate) membership: Mutex<Option<Membership>>,
+    pub(crate) route: watch::Sender<Route>,
+    pub(crate) known_peers: Mutex<BTreeMap<NodeId, Peer>>,
+    pub(crate) last_heard: Mutex<Option<Instant>>,
+    pub(crate) phase: watch::Sender<Phase>,
+    pub(crate) events: watch::Sender<EventOffset>,
+    pub(crate) proposals: mpsc::Sender<Queued>,
+    pub(crate) reads: mpsc::Sender<ReadRequest>,
+    pub(crate) renewals: mpsc::Sender<QueuedRenewal>,
+    /// Asks the collector to propose what it has, before a Tick.
+    pub(crate) flush_renewals: mpsc::Sender<Flush>,
+    /// Bounds what this leader took from all nodes.
+    pub(crate) admission: Arc<Semaphore>,
+    /// When this node started.
+    pub(crate) started: Instant,
+    /// Set once, when this node stops for whatever reason.
+    pub(crate) stopping: watch::Sender<Option<String>>,
+}
+
+impl Shared {
+    pub(crate) fn membership(&self) -> Option<Membership> {
+        *self.membership.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn node_id(&self) -> Option<NodeId> {
+        self.membership().map(|membership| membership.node_id)
+    }
+
+    pub(crate) fn route(&self) -> Route {
+        *self.route.borrow()
+    }
+
+    pub(crate) fn last_known_leader(&self) -> Option<NodeId> {
+        self.route().leader_hint(self.node_id())
+    }
+
+    pub(crate) fn stopped(&self) -> Option<String> {
+        self.stopping.borrow().clone()
+    }
+
+    /// Stops this node for good: nobody is answered any more, and callers learn why. The first reason stays.
+    pub(crate) fn stop(&self, reason: String) {
+        let first = self.stopping.send_if_modified(|current| {
+            let first = current.is_none();
+            if first {
+                *current = Some(reason.clone());
+            }
+            first
+        });
+        if first {
+            self.phase.send_replace(Phase::Stopped { reason: reason.clone() });
+            self.callers.stop(&reason);
+        }
+    }
+
+    /// Resolves when this node stops.
+    pub(crate) async fn until_stopped(&self) {
+        // The sender lives in `self`, so the channel cannot close before.
+        let _ = self.stopping.subscribe().wait_for(Option::is_some).await;
+    }
+
+    /// Consensus runs: this node has an id from now on.
+    pub(crate) fn seat(&self, place: Membership, consensus: Arc<dyn Consensus>) {
+        *self.membership.lock().unwrap_or_else(PoisonError::into_inner) = Some(place);
+        self.callers.set_node(place.node_id);
+        if self.consensus.set(consensus).is_ok() {
+            self.seated.send_replace(true);
+        }
+    }
+
+    /// A leader's append or heartbeat was accepted here.
+    pub(crate) fn heard(&self, result: &AppendResult) {
+        if result.is_ok() {
+            *self.last_heard.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        }
+    }
+
+    /// When a leader was last heard.
+    pub(crate) fn last_heard(&self) -> Option<Instant> {
+        *self.last_heard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How this node is listed.
+    pub(crate) fn own_entry(&self) -> JoinNode {
+        JoinNode {
+            name: self.config.name.clone(),
+            incarnation: self.incarnation,
+            info: self.config.info.clone(),
+        }
+    }
+
+    /// Where a node is dialed: the static list wins over what was stored, so that nodes restarted on new
+    /// addresses under the same names find each other.
+    pub(crate) fn addr_of(&self, name: &str, stored: &str) -> String {
+        let listed = self.config.peers.iter().find(|peer| peer.name == name);
+        listed.map_or_else(|| stored.to_owned(), |peer| peer.addr.clone())
+    }
+
+    /// The members to stay connected to.
+    pub(crate) fn set_peers(&self, members: BTreeMap<NodeId, Peer>) {
+        let mut known = self.known_peers.lock().unwrap_or_else(PoisonError::into_inner);
+        if *known != members {
+            known.clone_from(&members);
+            self.peers.set_peers(members);
+        }
+    }
+
+    /// One more, until the membership says otherwise.
+    pub(crate) fn add_peer(&self, id: NodeId, peer: Peer) {
+        let mut known = self.known_peers.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.get(&id) != Some(&peer) {
+            known.insert(id, peer);
+            self.peers.set_peers(known.clone());
+        }
+    }
+
+    /// Tells how far the start has come; a stopped node stays stopped.
+    pub(crate) fn set_phase(&self, phase: Phase) {
+        self.phase.send_if_modified(|current| {
+            let changes = *current != phase && !matches!(current, Phase::Stopped { .. });
+            if changes {
+                *current = phase;
+            }
+            changes
+        });
+    }
+
+    /// Resolves when consensus runs here.
+    pub(crate) async fn until_seated(&self) {
+        let _ = self.seated.subscribe().wait_for(|seated| *seated).await;
+    }
+
+    /// Stamps proposals with this leader's clock and appends them, if it still leads that term.
+    pub(crate) async fn submit(&self, clock: LeaderClock, items: Vec<(Origin, Bytes)>) -> Vec<Submitted> {
+        let Some(consensus) = self.consensus.get() else {
+            return vec![Submitted::Refused { leader: None }; items.len()];
+        };
+        let at = clock.now();
+        let proposals =
+            items.into_iter().map(|(origin, envelope)| Proposal { at, origin, envelope }).collect();
+        consensus.submit(proposals, clock.term()).await
+    }
+}
