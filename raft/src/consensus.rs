@@ -87,8 +87,6 @@ pub(crate) trait Consensus: Send + Sync + 'static {
     fn forget_lease(&self, vote: VoteOf<TypeConfig>) -> BoxFuture<'static, ()>;
     /// Campaigns, after a pre-vote.
     fn campaign(&self) -> BoxFuture<'static, ()>;
-    /// Takes a snapshot.
-    fn snapshot(&self) -> BoxFuture<'static, ()>;
     /// Stops the core. Nothing is appended, voted or applied afterwards.
     fn shutdown(&self) -> BoxFuture<'static, ()>;
 }
@@ -201,13 +199,6 @@ where
         let raft = self.clone();
         Box::pin(async move {
             let _ = raft.trigger().elect(true).await;
-        })
-    }
-
-    fn snapshot(&self) -> BoxFuture<'static, ()> {
-        let raft = self.clone();
-        Box::pin(async move {
-            let _ = raft.trigger().snapshot().await;
         })
     }
 

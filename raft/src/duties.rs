@@ -44,7 +44,12 @@ pub(crate) async fn run(shared: Arc<Shared>, consensus: Arc<dyn Consensus>, seat
     }
 }
 
-async fn in_office(shared: &Arc<Shared>, consensus: &Arc<dyn Consensus>, seat: &dyn Seat, clock: LeaderClock) {
+async fn in_office(
+    shared: &Arc<Shared>,
+    consensus: &Arc<dyn Consensus>,
+    seat: &dyn Seat,
+    clock: LeaderClock,
+) {
     let since = Instant::now();
     tracing::info!(term = clock.term(), "leading");
     tokio::join!(

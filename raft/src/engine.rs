@@ -20,7 +20,6 @@ use ovncp_storage::{DataDir, LogStore, Machine, SnapshotStore, Store};
 use tokio::sync::{Mutex, OnceCell};
 
 use crate::agreement::Agreement;
-use crate::consensus::Consensus;
 use crate::formation::{check_offer, list_hash};
 use crate::network::message::{
     ControlRequest, ControlResponse, FormationOffer, ForwardItem, ForwardOutcome, LeaderHint,
@@ -287,10 +286,9 @@ impl<D: Disk, N: Net> Handler<D, N> {
     fn probed(&self, from: &PeerIdentity) -> ControlResponse {
         let shared = &self.0.shared;
         match shared.membership() {
-            None => ControlResponse::Blank {
-                list: list_hash(&shared.config.members()),
-                node: shared.own_entry(),
-            },
+            None => {
+                ControlResponse::Blank { list: list_hash(&shared.config.members()), node: shared.own_entry() }
+            }
             Some(place) => {
                 let known = from.id.and_then(|id| shared.replica.read(|state| state.node(id)));
                 let same_cluster = from.cluster_id == Some(place.cluster_id);
@@ -333,10 +331,13 @@ impl<D: Disk, N: Net> Handler<D, N> {
         match proposals::propose(shared, &request, shared.config.timing.no_leader_wait).await {
             Err(error) => ControlResponse::Refused { reason: error.to_string(), retry: true },
             Ok(committed) => match committed.reply {
-                Reply::Joined { cluster_id, id } => ControlResponse::Joined { cluster_id, id, key: place.key },
+                Reply::Joined { cluster_id, id } => {
+                    ControlResponse::Joined { cluster_id, id, key: place.key }
+                }
                 Reply::Refused(refusal) => {
                     // Its data directory was removed from this cluster or copied: asking again cannot help.
-                    let retry = !matches!(refusal, Refusal::StaleIncarnation | Refusal::InvalidArgument { .. });
+                    let retry =
+                        !matches!(refusal, Refusal::StaleIncarnation | Refusal::InvalidArgument { .. });
                     ControlResponse::Refused { reason: refusal.to_string(), retry }
                 }
                 other => ControlResponse::Refused { reason: format!("answered {other:?}"), retry: true },

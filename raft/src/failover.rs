@@ -31,7 +31,8 @@ pub(crate) async fn run(shared: Arc<Shared>, consensus: Arc<dyn Consensus>) {
     let mut sights = shared.peers.sights();
     let mut route = shared.route.subscribe();
     loop {
-        if let Route::Remote { leader, term } = *route.borrow_and_update()
+        let current = *route.borrow_and_update();
+        if let Route::Remote { leader, term } = current
             && is_gone(&shared, leader)
         {
             take_over(&shared, &*consensus, leader, term).await;

@@ -73,12 +73,12 @@ const ROUND_PAUSE: Duration = Duration::from_millis(100);
 
 /// Hash of a static peer list: the names, since an address may be written in several ways.
 pub(crate) fn list_hash(members: &[StaticPeer]) -> [u8; 16] {
-    let mut hasher = twox_hash::XxHash3_128::new();
+    let mut bytes = Vec::new();
     for member in members {
-        hasher.write(&(member.name.len() as u64).to_le_bytes());
-        hasher.write(member.name.as_bytes());
+        bytes.extend((member.name.len() as u64).to_le_bytes());
+        bytes.extend(member.name.as_bytes());
     }
-    hasher.finish_128().to_le_bytes()
+    twox_hash::XxHash3_128::oneshot(&bytes).to_le_bytes()
 }
 
 /// Runs until this node has a seat in a cluster, or stops.
@@ -158,12 +158,7 @@ pub(crate) async fn ask(
     timeout(time * 2, asked).await.unwrap_or(Err(CallError::Lost))
 }
 
-fn judge(
-    own: &JoinNode,
-    list: [u8; 16],
-    members: &[StaticPeer],
-    answers: &BTreeMap<String, Answer>,
-) -> Step {
+fn judge(own: &JoinNode, list: [u8; 16], members: &[StaticPeer], answers: &BTreeMap<String, Answer>) -> Step {
     let clusters: BTreeMap<ClusterId, &str> = answers
         .iter()
         .filter_map(|(name, answer)| match answer {
@@ -175,7 +170,10 @@ fn judge(
         0 => judge_blank(own, list, members, answers),
         1 => Step::Join(admission_order(members, answers)),
         _ => Step::Wait(
-            clusters.iter().map(|(id, name)| format!("{name}: belongs to cluster {id}, others do not")).collect(),
+            clusters
+                .iter()
+                .map(|(id, name)| format!("{name}: belongs to cluster {id}, others do not"))
+                .collect(),
         ),
     }
 }

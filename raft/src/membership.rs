@@ -140,9 +140,10 @@ fn take_out(picture: &Picture) -> Option<Action> {
 
 /// A node of the state that receives no log.
 fn take_in(picture: &Picture) -> Option<Action> {
-    let node = picture.nodes.iter().find(|node| {
-        !picture.peers.contains_key(&node.id) && picture.successor(node.id).is_none()
-    })?;
+    let node = picture
+        .nodes
+        .iter()
+        .find(|node| !picture.peers.contains_key(&node.id) && picture.successor(node.id).is_none())?;
     let peer = Peer { name: node.name.clone(), addr: node.info.peer_addr.clone() };
     Some(Action::Change(ChangeMembers::AddNodes(BTreeMap::from([(node.id.0, peer)])), true))
 }
@@ -195,9 +196,8 @@ fn replace_dead(picture: &Picture) -> Option<Action> {
 fn eligible(picture: &Picture) -> impl Iterator<Item = NodeId> {
     let voters = picture.voters();
     picture.learners().filter(move |id| {
-        let takes_a_place = voters
-            .iter()
-            .any(|voter| picture.successor(*voter).is_some_and(|successor| successor.id == *id));
+        let takes_a_place =
+            voters.iter().any(|voter| picture.successor(*voter).is_some_and(|successor| successor.id == *id));
         let status = picture.node(*id).map(|node| node.status);
         picture.stable.contains(id) && status == Some(NodeStatus::Active) && !takes_a_place
     })

@@ -69,7 +69,7 @@ pub(crate) fn spawn_recheck(shared: &Arc<Shared>, installed: Arc<Notify>) {
             let next = shared.replica.read(|state| state.cluster().events.1);
             shared.events.send_replace(next);
             for id in shared.waiters.ids() {
-                if let Some(grant) = shared.replica.read(|state| state.grant(id)) {
+                if let Some(grant) = shared.replica.read(|state| state.granted(id)) {
                     shared.waiters.resolve(id, Ok(grant));
                 }
             }

@@ -38,7 +38,7 @@ impl Glance {
             term: metrics.current_term,
             leads: metrics.state.is_leader() && metrics.vote.is_committed(),
             leader: metrics.current_leader,
-            applied_term: metrics.last_applied.as_ref().map_or(0, |id| *id.committed_leader_id().as_ref()),
+            applied_term: metrics.last_applied.as_ref().map_or(0, |id| id.leader_id.term),
             membership: metrics.membership_config.log_id().as_ref().map(openraft::LogId::index),
             failed: metrics.running_state.is_err(),
         }

@@ -74,11 +74,7 @@ pub(crate) async fn propose(
 }
 
 /// Puts a proposal into the queue at once: those started later come behind it.
-pub(crate) fn start(
-    shared: &Shared,
-    request: &Request,
-    timeout: Duration,
-) -> Result<Started, ProposeError> {
+pub(crate) fn start(shared: &Shared, request: &Request, timeout: Duration) -> Result<Started, ProposeError> {
     if let Some(reason) = shared.stopped() {
         return Err(ProposeError::Stopped { reason });
     }
@@ -226,7 +222,8 @@ impl Pump {
                 break;
             }
             // A caller that is gone must not be proposed for.
-            if let Some(next) = self.backlog.pop_front().filter(|next| self.shared.callers.hand_over(next.ticket))
+            if let Some(next) =
+                self.backlog.pop_front().filter(|next| self.shared.callers.hand_over(next.ticket))
             {
                 batch.push(next);
             }
@@ -285,8 +282,10 @@ async fn deliver(shared: &Shared, route: Route, batch: &[Queued]) -> Vec<Fate> {
     match route {
         Route::Nobody { .. } => vec![Fate::Retry; batch.len()],
         Route::Here(clock) => {
-            let items =
-                batch.iter().map(|item| (shared.callers.origin(item.ticket), item.envelope.clone())).collect();
+            let items = batch
+                .iter()
+                .map(|item| (shared.callers.origin(item.ticket), item.envelope.clone()))
+                .collect();
             let submitted = shared.submit(clock, items).await;
             submitted
                 .into_iter()

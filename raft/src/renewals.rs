@@ -25,8 +25,8 @@ use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use crate::callers::unexpected;
 use crate::error::ProposeError;
 use crate::network::CallError;
-use crate::proposals::{self, Started};
 use crate::network::message::RenewOutcome;
+use crate::proposals::{self, Started};
 use crate::reads::wait_applied;
 use crate::shared::{Route, Shared};
 
@@ -127,7 +127,9 @@ pub(crate) async fn answer_peer(shared: &Shared, items: Vec<RenewLock>) -> Vec<R
             Err(_) => RenewOutcome::Busy,
             Ok(answered) => match answered.await {
                 Ok(Ok((index, result))) => RenewOutcome::Applied { index, result },
-                Ok(Err(ProposeError::NoLeader { last_known })) => RenewOutcome::NotLeader { hint: last_known },
+                Ok(Err(ProposeError::NoLeader { last_known })) => {
+                    RenewOutcome::NotLeader { hint: last_known }
+                }
                 Ok(Err(ProposeError::Busy { .. })) => RenewOutcome::Busy,
                 Ok(Err(_)) | Err(_) => RenewOutcome::Unknown,
             },

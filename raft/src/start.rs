@@ -22,9 +22,7 @@ use crate::settings::GroupConfig;
 use crate::shared::{LEADER_PENDING_MAX, Membership, Route, Shared};
 use crate::status::{GroupStatus, Phase};
 use crate::waiters::Waiters;
-use crate::{
-    duties, failover, formation, lookout, office, proposals, reads, renewals, report,
-};
+use crate::{duties, failover, formation, lookout, office, proposals, reads, renewals, report};
 
 /// The tasks of a running node.
 pub(crate) struct Running {
@@ -81,8 +79,8 @@ pub(crate) async fn start<D: Disk, N: Net>(
     let failed = |error: StorageError| storage_failed(&config.data_dir, error);
     let dir = DataDir::open(disk, &config.data_dir).map_err(failed)?;
     let store = ovncp_storage::open(dir.clone(), options, sink).map_err(failed)?;
-    let agreement = Agreement::load(dir.disk(), dir.path())
-        .map_err(|error| storage_failed(&config.data_dir, error))?;
+    let agreement =
+        Agreement::load(dir.disk(), dir.path()).map_err(|error| storage_failed(&config.data_dir, error))?;
     check_name(&config, &dir, &store)?;
     let listen_failed = |source| StartError::Listen { addr: listen.clone(), source };
     let listener = net.bind(&listen).await.map_err(listen_failed)?;
@@ -98,11 +96,7 @@ fn storage_failed(path: &Path, error: impl std::error::Error + Send + Sync + 'st
 }
 
 /// A data directory belongs to the node that made it.
-fn check_name<D: Disk>(
-    config: &GroupConfig,
-    dir: &DataDir<D>,
-    store: &Store<D>,
-) -> Result<(), StartError> {
+fn check_name<D: Disk>(config: &GroupConfig, dir: &DataDir<D>, store: &Store<D>) -> Result<(), StartError> {
     let own = dir.node_id().and_then(|id| store.replica.read(|state| state.node(id)));
     match own.filter(|node| node.name != config.name) {
         Some(node) => Err(StartError::WrongName {
@@ -125,14 +119,10 @@ async fn run<D: Disk, N: Net>(
 ) -> Result<(Arc<Shared>, Arc<Running>), StartError> {
     let Opened { dir, store, agreement, net, listener, installed } = opened;
     let place = seat_on_disk(&dir);
-    let identity =
-        network::Identity::new(config.name.clone(), dir.incarnation(), dir.boot(), random_u64());
+    let identity = network::Identity::new(config.name.clone(), dir.incarnation(), dir.boot(), random_u64());
     let presented = place.or_else(|| agreement.as_ref().and_then(|known| known.place(dir.incarnation())));
-    identity.set_membership(
-        presented.map(|place| place.cluster_id),
-        presented.map(|place| place.node_id),
-    );
-    let network_options = NetworkOptions { seed: random_u64(), ..NetworkOptions::default() };
+    identity.set_membership(presented.map(|place| place.cluster_id), presented.map(|place| place.node_id));
+    let network_options = NetworkOptions::default();
     let members = Arc::new(Members(store.replica.clone()));
     let network = PeerNetwork::new(net, Arc::new(identity), members, network_options);
 

@@ -5,6 +5,7 @@ use alloc::vec::Vec;
 
 use super::{KeyState, Whereabouts};
 use crate::name::Name;
+use crate::reply::Grant;
 use crate::view::{HolderView, LockView, WaiterStatus, WaiterView};
 use crate::{State, WaiterId};
 
@@ -39,6 +40,14 @@ impl State {
                 self.live_grant(*token).map_or(WaiterStatus::Gone, |_| WaiterStatus::Granted(*token))
             }
             None => WaiterStatus::Gone,
+        }
+    }
+
+    /// The live grant of a request that waited, for a caller that missed its notice.
+    pub fn granted(&self, waiter: WaiterId) -> Option<Grant> {
+        match self.locks.by_waiter.get(&waiter) {
+            Some(Whereabouts::Granted(token)) => self.live_grant(*token).map(|grant| self.grant_reply(grant)),
+            _ => None,
         }
     }
 

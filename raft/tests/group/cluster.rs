@@ -1,0 +1,192 @@
+//! Nodes of one process: start, stop, kill, and wait on conditions.
+
+use std::collections::BTreeMap;
+use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ovncp_raft::{Group, GroupConfig, GroupStatus, Phase, StaticPeer, Timing};
+use ovncp_state::command::{KvOperation, WriteKv};
+use ovncp_state::{Command, NodeId, Request};
+use tempfile::TempDir;
+use tokio::time::timeout;
+
+/// Generous: a busy machine must not fail a test.
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(20);
+
+pub(crate) fn put(key: &str, value: &str) -> Request {
+    let operations = vec![KvOperation::Put {
+        key: key.as_bytes().to_vec(),
+        value: value.as_bytes().to_vec(),
+        content_type: None,
+        ttl: None,
+    }];
+    Request::from(Command::WriteKv(WriteKv { conditions: Vec::new(), operations }))
+}
+
+/// A free port of this machine. Taken again at once by whoever asked for it.
+fn free_address() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+pub(crate) struct TestNode {
+    pub(crate) config: GroupConfig,
+    dir: TempDir,
+    group: Option<Group>,
+}
+
+impl TestNode {
+    pub(crate) fn alone(name: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let mut config = GroupConfig::new(name, free_address(), dir.path().join("data"));
+        config.timing = quick();
+        Self { config, dir, group: None }
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.config.name
+    }
+
+    pub(crate) fn group(&self) -> &Group {
+        self.group.as_ref().unwrap()
+    }
+
+    pub(crate) fn is_running(&self) -> bool {
+        self.group.is_some()
+    }
+
+    pub(crate) async fn start(&mut self) {
+        assert!(self.group.is_none());
+        self.group = Some(Group::start(self.config.clone()).await.unwrap());
+    }
+
+    pub(crate) async fn stop(&mut self) {
+        if let Some(group) = self.group.take() {
+            timeout(TIMEOUT, group.shutdown()).await.unwrap();
+        }
+    }
+
+    /// Everything it had on disk is gone.
+    pub(crate) fn wipe(&mut self) {
+        assert!(self.group.is_none());
+        std::fs::remove_dir_all(self.dir.path().join("data")).unwrap();
+    }
+
+    pub(crate) fn data(&self) -> PathBuf {
+        self.dir.path().join("data")
+    }
+
+    pub(crate) async fn until(&self, what: &str, holds: impl FnMut(&GroupStatus) -> bool) -> GroupStatus {
+        let mut status = self.group().status_watch();
+        let mut holds = holds;
+        let reached = timeout(TIMEOUT, status.wait_for(|status| holds(status))).await;
+        match reached {
+            Ok(status) => status.unwrap().clone(),
+            Err(_) => panic!("{}: not in time: {what}; {:?}", self.name(), self.group().status()),
+        }
+    }
+
+    pub(crate) async fn serving(&self) -> GroupStatus {
+        self.until("serving", |status| status.phase == Phase::Serving).await
+    }
+
+    pub(crate) fn value(&self, key: &str) -> Option<String> {
+        let stored = self.group().read(|state| state.kv(key.as_bytes())).1;
+        stored.map(|(_, value)| String::from_utf8(value).unwrap())
+    }
+}
+
+/// Timing for tests: members are suspected and promoted within a second or two.
+pub(crate) fn quick() -> Timing {
+    Timing {
+        heartbeat_interval: Duration::from_millis(300),
+        node_timeout: Duration::from_millis(1_500),
+        promotion_stable: Duration::from_millis(500),
+        ..Timing::default()
+    }
+}
+
+pub(crate) struct Cluster {
+    pub(crate) nodes: BTreeMap<String, TestNode>,
+}
+
+impl Cluster {
+    /// Nodes `n1..` that know each other, not started.
+    pub(crate) fn new(count: usize) -> Self {
+        let names: Vec<String> = (1..=count).map(|number| format!("n{number}")).collect();
+        let mut nodes: BTreeMap<String, TestNode> =
+            names.iter().map(|name| (name.clone(), TestNode::alone(name))).collect();
+        let peers: Vec<StaticPeer> = nodes
+            .values()
+            .map(|node| StaticPeer { name: node.name().to_owned(), addr: node.config.listen.to_string() })
+            .collect();
+        for node in nodes.values_mut() {
+            node.config.peers.clone_from(&peers);
+        }
+        Self { nodes }
+    }
+
+    pub(crate) async fn formed(count: usize) -> Self {
+        let mut cluster = Self::new(count);
+        for node in cluster.nodes.values_mut() {
+            node.start().await;
+        }
+        for node in cluster.nodes.values() {
+            node.serving().await;
+        }
+        cluster
+    }
+
+    pub(crate) fn node(&self, name: &str) -> &TestNode {
+        &self.nodes[name]
+    }
+
+    pub(crate) fn node_mut(&mut self, name: &str) -> &mut TestNode {
+        self.nodes.get_mut(name).unwrap()
+    }
+
+    pub(crate) fn running(&self) -> impl Iterator<Item = &TestNode> {
+        self.nodes.values().filter(|node| node.is_running())
+    }
+
+    /// The name of the leader that every running node agrees on.
+    pub(crate) async fn leader(&self) -> String {
+        let any = self.running().next().unwrap();
+        let mut leader = None;
+        let agreed = async {
+            loop {
+                let status = any.until("a leader is known", |status| status.leader.is_some()).await;
+                let id = status.leader.unwrap();
+                let same = |node: &TestNode| node.group().status().leader == Some(id);
+                if self.running().all(same) && self.by_id(id).is_some() {
+                    leader = Some(id);
+                    return;
+                }
+                tokio::task::yield_now().await;
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        timeout(TIMEOUT, agreed).await.expect("one leader");
+        self.by_id(leader.unwrap()).unwrap().name().to_owned()
+    }
+
+    pub(crate) fn by_id(&self, id: NodeId) -> Option<&TestNode> {
+        self.running().find(|node| node.group().identity().node_id == Some(id))
+    }
+
+    pub(crate) fn id(&self, name: &str) -> NodeId {
+        self.node(name).group().identity().node_id.unwrap()
+    }
+
+    /// Some node that does not lead.
+    pub(crate) async fn follower(&self) -> String {
+        let leader = self.leader().await;
+        self.running().find(|node| node.name() != leader).unwrap().name().to_owned()
+    }
+
+    pub(crate) async fn stop(&mut self) {
+        for node in self.nodes.values_mut() {
+            node.stop().await;
+        }
+    }
+}

@@ -1,0 +1,4 @@
+//! Groups over real disks and TCP on loopback: formation, writes, reads, fail-over, membership.
+
+mod cluster;
+mod single;
