@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use crate::command::{
     AnnounceLeader, ChangeNode, FormCluster, JoinNode, NodeInfo, NodeRole, NodeStatus, RemoveNode, UpdateNode,
 };
-use crate::limits::{METADATA_BYTES_MAX, NODE_FIELD_BYTES_MAX, REASON_BYTES_MAX};
+use crate::limits::{METADATA_BYTES_MAX, NODE_FIELD_BYTES_MAX, NODES_MAX, REASON_BYTES_MAX};
 use crate::state::Effects;
 use crate::table::Object;
 use crate::validate;
@@ -178,11 +178,8 @@ impl State {
         if !incarnations.is_sorted_by(|left, right| left < right) {
             return Err(validate::invalid("nodes", "two nodes have copies of one data directory"));
         }
-        if form.voters_target.is_multiple_of(2) || usize::from(form.voters_target) > self.limits.nodes {
-            return Err(validate::invalid(
-                "voters_target",
-                "must be odd and at most the number of nodes allowed",
-            ));
+        if form.voters_target.is_multiple_of(2) || usize::from(form.voters_target) > NODES_MAX {
+            return Err(validate::invalid("voters_target", "must be odd and at most 63"));
         }
         Ok(())
     }
