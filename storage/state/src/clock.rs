@@ -55,6 +55,11 @@ impl Deadlines {
     pub(crate) fn len(&self) -> usize {
         self.set.len()
     }
+
+    #[cfg(test)]
+    pub(crate) fn map(&self) -> &CowMap<(Millis, Lease), ()> {
+        &self.set
+    }
 }
 
 /// Arithmetic on the cluster clock never wraps: a far deadline is simply never reached.

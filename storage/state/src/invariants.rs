@@ -10,7 +10,11 @@ use crate::command::LockMode;
 use crate::locks::{GrantRecord, Holders, WaiterRecord, Whereabouts};
 use crate::name::Name;
 use crate::requests::Outcome;
+use crate::state::TOKEN_EPOCH_SHIFT;
 use crate::{FencingToken, LogIndex, State};
+
+/// Far above what a cluster can count in its life, far below an overflow.
+const COUNTER_MAX: u64 = 1 << 62;
 
 /// The first broken invariant, in words.
 ///
@@ -18,6 +22,7 @@ use crate::{FencingToken, LogIndex, State};
 /// When the state contradicts itself: a defect, or records that were never a state.
 pub fn check(state: &State) -> Result<(), String> {
     hashes(state)?;
+    counters(state)?;
     members(state)?;
     grants(state)?;
     waiters(state)?;
@@ -46,6 +51,14 @@ fn hashes(state: &State) -> Result<(), String> {
         ensure(kept == recomputed, || format!("the hash of table {table} is not that of its content"))?;
     }
     Ok(())
+}
+
+/// Counters are far from their ends: no conversation reaches these, only records that were never a state.
+fn counters(state: &State) -> Result<(), String> {
+    let meta = &state.meta;
+    ensure(meta.grants < 1 << TOKEN_EPOCH_SHIFT, || format!("{} grants in one epoch", meta.grants))?;
+    ensure(meta.next_event < COUNTER_MAX, || format!("event offset {}", meta.next_event))?;
+    ensure(meta.node_id_max.0 < COUNTER_MAX, || format!("node id {}", meta.node_id_max))
 }
 
 /// Ids are spent once, a data directory is one member, at most one member of a name answers.

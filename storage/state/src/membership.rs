@@ -199,7 +199,9 @@ impl State {
         }
         validate::limit("nodes", self.live_nodes().count(), self.limits.nodes)?;
         // Above every id given so far, since log indexes increase; `max` keeps that true whatever the index.
-        let id = NodeId(JOINER_ID_BASE.saturating_add(self.meta.applied.0).max(self.meta.node_id_max.0 + 1));
+        let id = NodeId(
+            JOINER_ID_BASE.saturating_add(self.meta.applied.0).max(self.meta.node_id_max.0.saturating_add(1)),
+        );
         self.meta.node_id_max = id;
         let node = NodeRecord::new(id, join, NodeStatus::Joining, NodeRole::Learner, self.meta.now);
         let event = node.joined();

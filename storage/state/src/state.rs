@@ -54,7 +54,7 @@ pub struct Meta {
 }
 
 /// The restore epoch stands above this bit of a fencing token.
-const TOKEN_EPOCH_SHIFT: u32 = 48;
+pub(crate) const TOKEN_EPOCH_SHIFT: u32 = 48;
 
 impl Meta {
     pub(crate) const TAG: u8 = 1;
@@ -233,5 +233,101 @@ impl State {
             }
         }
         totals
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::format;
+    use alloc::string::ToString;
+    use alloc::vec;
+
+    use super::*;
+    use crate::command::{AcquireLock, FormCluster, JoinNode, LockMode, NodeInfo};
+    use crate::{Incarnation, SecretHash, WaiterId};
+
+    fn acquire(index: u64) -> Entry {
+        let mut waiter = [0; 16];
+        waiter[..8].copy_from_slice(&index.wrapping_mul(0x9E37_79B9_7F4A_7C15).to_be_bytes());
+        let acquire = AcquireLock {
+            keys: vec![format!("switch:{:016x}", index.wrapping_mul(0x9E37_79B9_7F4A_7C15))],
+            mode: LockMode::Exclusive,
+            owner: "worker".to_string(),
+            secret: SecretHash([1; 32]),
+            salt: None,
+            ttl: Millis(60_000 + index % 1_000),
+            wait: Millis(0),
+            hold_max: None,
+            metadata: None,
+            waiter: WaiterId(waiter),
+            node: NodeId(1),
+        };
+        Entry {
+            index: LogIndex(index),
+            at: Millis(index / 10),
+            request: Command::AcquireLock(acquire).into(),
+        }
+    }
+
+    fn held(locks: u64) -> State {
+        let info = NodeInfo::default();
+        let node = JoinNode { name: "a".to_string(), incarnation: Incarnation([1; 16]), info };
+        let form = FormCluster {
+            cluster_id: ClusterId([1; 16]),
+            formed_at_unix_ms: 0,
+            voters_target: 1,
+            nodes: vec![node],
+        };
+        let mut state = State::new();
+        state.apply(Entry { index: LogIndex(1), at: Millis(0), request: Command::FormCluster(form).into() });
+        for index in 2..locks + 2 {
+            assert!(matches!(state.apply(acquire(index)).reply, Reply::Granted(_)));
+        }
+        state
+    }
+
+    /// Chunks of every table that has one object or more per lock, and how many of them `other` shares.
+    fn chunks(state: &State, other: &State) -> (usize, usize) {
+        let (locks, others) = (&state.locks, &other.locks);
+        let all = [
+            (locks.grants.map().chunks(), locks.grants.map().chunks_shared_with(others.grants.map())),
+            (locks.keys.chunks(), locks.keys.chunks_shared_with(&others.keys)),
+            (locks.by_waiter.chunks(), locks.by_waiter.chunks_shared_with(&others.by_waiter)),
+            (state.deadlines.map().chunks(), state.deadlines.map().chunks_shared_with(other.deadlines.map())),
+            (
+                state.events.table.map().chunks(),
+                state.events.table.map().chunks_shared_with(other.events.table.map()),
+            ),
+        ];
+        all.into_iter().fold((0, 0), |(all, shared), (chunks, same)| (all + chunks, shared + same))
+    }
+
+    #[test]
+    fn snapshot_of_100_000_held_locks_copies_what_changes_after_it() {
+        const LOCKS: u64 = 100_000;
+        let mut state = held(LOCKS);
+        let snapshot = state.clone();
+        let (all, shared) = chunks(&state, &snapshot);
+        assert_eq!(all, shared, "a clone copies nothing");
+        assert!(all < 16_000, "{all} reference counts are not cheap");
+        let hash = snapshot.hash();
+        for index in LOCKS + 2..LOCKS + 102 {
+            state.apply(acquire(index));
+        }
+        let (all, shared) = chunks(&state, &snapshot);
+        // At most two chunks of each of five tables per entry (a split, or an old event that goes).
+        assert!(all - shared <= 100 * 10, "{} of {all} chunks copied by 100 entries", all - shared);
+        assert_eq!(snapshot.hash(), hash);
+        assert_eq!(snapshot.cluster().locks_held, LOCKS);
+    }
+
+    #[test]
+    fn memory_of_released_locks_is_freed() {
+        let mut state = held(1_000);
+        let tick = Entry { index: LogIndex(5_000), at: Millis(10_000_000), request: Command::Tick.into() };
+        state.apply(tick);
+        let locks = &state.locks;
+        assert_eq!(locks.grants.len() + locks.keys.len() + locks.by_waiter.len() + state.deadlines.len(), 0);
+        assert_eq!(locks.keys.chunks() + locks.by_waiter.chunks() + state.deadlines.map().chunks(), 0);
     }
 }

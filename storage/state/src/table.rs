@@ -116,4 +116,9 @@ impl<T: Object> Table<T> {
     pub(crate) fn hash_recomputed(&self) -> u128 {
         self.iter().fold(0, |sum, object| sum.wrapping_add(hash_of(T::TAG, &**object)))
     }
+
+    #[cfg(test)]
+    pub(crate) fn map(&self) -> &CowMap<T::Key, Arc<T>> {
+        &self.map
+    }
 }

@@ -6,6 +6,8 @@
 //! restored from a snapshot has done the same. `advance T` lets time pass without an entry; `limits a=1 ...`
 //! starts over with other bounds; `repeat N COMMAND` replaces `%` by 0..N and sums up the replies.
 
+#![allow(clippy::unwrap_used, reason = "a test")]
+
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::fs;

@@ -118,7 +118,7 @@ impl State {
     }
 
     pub(crate) fn release(&mut self, command: &ReleaseLock, out: &mut Effects) -> Result<Reply, Refusal> {
-        self.settle([Name::from(command.key.as_str())].iter(), out);
+        self.settle_key(&command.key, out);
         let Some(token) = self.grant_of(&command.key, &command.secret).map(|grant| grant.token) else {
             return Err(Refusal::NotHolder { key: command.key.clone() });
         };
@@ -134,7 +134,7 @@ impl State {
         out: &mut Effects,
     ) -> Result<Reply, Refusal> {
         validate::bytes("reason", command.reason.len(), 1, REASON_BYTES_MAX)?;
-        self.settle([Name::from(command.key.as_str())].iter(), out);
+        self.settle_key(&command.key, out);
         let held = self.locks.keys.get(command.key.as_str());
         let tokens: Vec<_> = held
             .into_iter()

@@ -132,6 +132,13 @@ impl State {
         }
     }
 
+    /// The same for a key that may be unknown.
+    pub(crate) fn settle_key(&mut self, key: &str, out: &mut Effects) {
+        if self.has_leftovers() {
+            self.settle([Name::from(key)].iter(), out);
+        }
+    }
+
     fn end_ended_on(&mut self, key: &Name, touched: &mut Touched, out: &mut Effects) {
         let now = self.meta.now;
         let Some(state) = self.locks.keys.get(key) else { return };

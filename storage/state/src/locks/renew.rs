@@ -5,7 +5,6 @@ use alloc::vec::Vec;
 use crate::clock::Lease;
 use crate::command::RenewLock;
 use crate::limits::{LEASE_MS_MAX, LEASE_MS_MIN, RENEWALS_PER_ENTRY_MAX};
-use crate::name::Name;
 use crate::reply::Renewed;
 use crate::state::Effects;
 use crate::validate;
@@ -21,7 +20,7 @@ impl State {
         if let Some(ttl) = renewal.ttl {
             validate::millis("ttl", ttl, LEASE_MS_MIN, LEASE_MS_MAX)?;
         }
-        self.settle([Name::from(renewal.key.as_str())].iter(), out);
+        self.settle_key(&renewal.key, out);
         let Some(grant) = self.grant_of(&renewal.key, &renewal.secret) else {
             return Err(Refusal::NotHolder { key: renewal.key.clone() });
         };

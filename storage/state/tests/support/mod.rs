@@ -1,9 +1,15 @@
 //! Shared by the scripts and the model: a state that checks itself at every step.
 
-#![allow(dead_code, unreachable_pub, reason = "each test binary uses its own part")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    clippy::unwrap_used,
+    reason = "shared by tests, each of which uses a part"
+)]
 
 use ovncp_state::{Applied, Entry, LogIndex, Millis, Record, Request, State, StateBuilder, invariants};
 
+pub mod naive;
 pub mod parse;
 pub mod show;
 
