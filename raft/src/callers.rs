@@ -105,6 +105,18 @@ impl Callers {
         }
     }
 
+    /// Tells everybody whose proposal may be in a log that the outcome is not known: no majority works.
+    pub(crate) fn abandon(&self) {
+        let mut inner = self.lock();
+        if inner.waiting.is_empty() {
+            return;
+        }
+        let handed_over = inner.waiting.extract_if(.., |_, caller| caller.handed_over);
+        for (_, caller) in handed_over {
+            let _ = caller.answer.send(Err(ProposeError::Unknown));
+        }
+    }
+
     /// Ends everybody: those who were handed over do not know their outcome.
     pub(crate) fn stop(&self, reason: &str) {
         let waiting = std::mem::take(&mut self.lock().waiting);
@@ -215,6 +227,17 @@ mod tests {
         let ticket = callers.register().unwrap();
         callers.applied(callers.origin(ticket.number()), committed);
         assert_eq!(ticket.withdraw(), Ok(Ok(committed())));
+    }
+
+    #[test]
+    fn without_a_majority_only_those_who_were_handed_over_are_told_at_once() {
+        let callers = Callers::new();
+        let queued = callers.register().unwrap();
+        let handed = callers.register().unwrap();
+        callers.hand_over(handed.number());
+        callers.abandon();
+        assert_eq!(handed.withdraw(), Ok(Err(ProposeError::Unknown)));
+        assert_eq!(queued.withdraw(), Err(false));
     }
 
     #[test]

@@ -82,7 +82,8 @@ impl Group {
     /// Proposes `request` and waits until *this* node applied it.
     ///
     /// Any node takes any request and forwards it to the leader. `NoLeader`, `Busy`, `TooLarge` and `Stopped`
-    /// mean that nothing happened and nothing will; `Unknown` means that it may have happened or may still.
+    /// mean that nothing happened and nothing will; `Unknown` means that it may have happened or may still: at
+    /// the timeout, or earlier when no majority has worked for `no_leader_wait`.
     /// Dropping the future withdraws the proposal if it was handed to no log yet.
     pub async fn propose(&self, request: Request, timeout: Duration) -> Result<Committed, ProposeError> {
         proposals::propose(&self.shared, &request, timeout).await

@@ -53,6 +53,7 @@ pub(crate) async fn run(shared: Arc<Shared>, consensus: Arc<dyn Consensus>) {
     look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut seen = Glance::default();
     let mut target = None;
+    let mut working_at = Instant::now();
     loop {
         let glance = Glance::of(&reports.borrow_watched());
         if glance != seen {
@@ -78,7 +79,10 @@ pub(crate) async fn run(shared: Arc<Shared>, consensus: Arc<dyn Consensus>) {
                 }
             }
             _ = health.changed() => {}
-            _ = look.tick() => update_peers(&shared, &*consensus),
+            _ = look.tick() => {
+                update_peers(&shared, &*consensus);
+                abandon_hopeless(&shared, &*consensus, &mut working_at);
+            }
             () = shared.until_stopped() => return,
         }
     }
@@ -129,6 +133,28 @@ pub(crate) fn update_peers(shared: &Shared, consensus: &dyn Consensus) {
         peers.remove(&own);
     }
     shared.set_peers(peers);
+}
+
+/// Callers whose proposals were handed over do not hang until their own deadlines while no majority works.
+fn abandon_hopeless(shared: &Shared, consensus: &dyn Consensus, working_at: &mut Instant) {
+    let limit = shared.config.timing.no_leader_wait;
+    let silence = match shared.route() {
+        Route::Nobody { .. } => None,
+        Route::Remote { .. } => shared.last_heard().map(|heard| heard.elapsed()),
+        Route::Here(_) => {
+            let metrics = consensus.metrics();
+            let alone = metrics.membership_config.voter_ids().count() == 1;
+            let acked = metrics.last_quorum_acked.map(|at| openraft::Instant::elapsed(&at.into_inner()));
+            if alone { Some(Duration::ZERO) } else { acked }
+        }
+    };
+    let now = Instant::now();
+    if let Some(last) = silence.and_then(|silence| now.checked_sub(silence)) {
+        *working_at = last.max(*working_at);
+    }
+    if now.saturating_duration_since(*working_at) >= limit {
+        shared.callers.abandon();
+    }
 }
 
 /// A node serves once it is a member and has applied what was committed when it first heard of a leader.

@@ -1,0 +1,217 @@
+//! Members come, go, lose their disks and change their addresses.
+
+use std::time::Duration;
+
+use ovncp_raft::{MembershipError, Phase};
+use ovncp_state::NodeId;
+use ovncp_state::command::{NodeRole, NodeStatus};
+use ovncp_state::view::NodeView;
+
+use crate::cluster::{Cluster, TIMEOUT, TestNode, put};
+
+fn member(node: &TestNode, name: &str) -> Option<NodeView> {
+    node.group().read(|state| state.node_by_name(name)).1
+}
+
+async fn until_member(node: &TestNode, name: &str, holds: impl Fn(&NodeView) -> bool) -> NodeView {
+    let reached = async {
+        loop {
+            if let Some(view) = member(node, name).filter(&holds) {
+                return view;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    match tokio::time::timeout(TIMEOUT, reached).await {
+        Ok(view) => view,
+        Err(_) => panic!("{name} as seen by {}: {:?}", node.name(), member(node, name)),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_node_joins_as_a_learner_and_stays_one_beyond_the_voter_target() {
+    let mut cluster = Cluster::formed(3).await;
+    cluster.node("n1").group().propose(put("a", "1"), TIMEOUT).await.unwrap();
+    let mut joiner = TestNode::alone("n4");
+    joiner.config.peers.clone_from(&cluster.node("n1").config.peers);
+    joiner.start().await;
+    joiner.serving().await;
+    assert!(joiner.group().identity().node_id.unwrap() > NodeId(1_000));
+    assert_eq!(joiner.group().cluster_key(), cluster.node("n1").group().cluster_key());
+    // A learner reads linearizably and takes writes.
+    joiner.group().read_barrier(TIMEOUT).await.unwrap();
+    assert_eq!(joiner.value("a").as_deref(), Some("1"));
+    joiner.group().propose(put("a", "2"), TIMEOUT).await.unwrap();
+    assert_eq!(joiner.value("a").as_deref(), Some("2"));
+    let view = until_member(cluster.node("n2"), "n4", |node| node.status == NodeStatus::Active).await;
+    assert_eq!(view.role, NodeRole::Learner);
+    joiner.stop().await;
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_voter_is_suspected_then_inactive_then_replaced_by_a_learner() {
+    let mut cluster = Cluster::formed(3).await;
+    let mut joiner = TestNode::alone("n4");
+    joiner.config.peers.clone_from(&cluster.node("n1").config.peers);
+    joiner.start().await;
+    joiner.serving().await;
+    let victim = cluster.follower().await;
+    let victim_id = cluster.id(&victim);
+    cluster.node_mut(&victim).stop().await;
+    let id = joiner.group().identity().node_id.unwrap();
+    joiner
+        .until("votes instead", |status| status.voters.contains(&id) && !status.voters.contains(&victim_id))
+        .await;
+    until_member(&joiner, "n4", |node| node.role == NodeRole::Voter).await;
+    until_member(&joiner, &victim, |node| node.role == NodeRole::Learner).await;
+
+    // It comes back as a learner: there are enough voters.
+    cluster.node_mut(&victim).start().await;
+    cluster.node(&victim).serving().await;
+    let back = until_member(&joiner, &victim, |node| node.status == NodeStatus::Active).await;
+    assert_eq!((back.id, back.role), (victim_id, NodeRole::Learner));
+    joiner.stop().await;
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_removed_node_learns_it_and_stops_and_the_others_go_on() {
+    let mut cluster = Cluster::formed(3).await;
+    let leader = cluster.leader().await;
+    let gone = cluster.follower().await;
+    let id = cluster.id(&gone);
+    let removed = cluster.node(&gone).group().clone();
+    cluster.node(&leader).group().remove_node(id, "test".to_owned(), TIMEOUT).await.unwrap();
+    cluster
+        .node(&gone)
+        .until(
+            "stopped",
+            |status| matches!(&status.phase, Phase::Stopped { reason } if reason.contains("removed")),
+        )
+        .await;
+    assert!(removed.propose(put("a", "0"), TIMEOUT).await.is_err());
+    let term = cluster.node(&leader).group().status().term;
+    cluster.node(&leader).group().propose(put("a", "1"), TIMEOUT).await.unwrap();
+    assert_eq!(cluster.node(&leader).group().status().term, term, "the removed node disturbs nobody");
+
+    // Started again with its old directory it is refused; the cluster does not take it back.
+    cluster.node_mut(&gone).stop().await;
+    cluster.node_mut(&gone).start().await;
+    cluster
+        .node(&gone)
+        .until(
+            "stopped again",
+            |status| matches!(&status.phase, Phase::Stopped { reason } if reason.contains("removed")),
+        )
+        .await;
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_is_removed_hands_over_first() {
+    let mut cluster = Cluster::formed(3).await;
+    let leader = cluster.leader().await;
+    let follower = cluster.follower().await;
+    let id = cluster.id(&leader);
+    cluster.node(&follower).group().remove_node(id, "test".to_owned(), TIMEOUT).await.unwrap();
+    cluster.node(&leader).until("stopped", |status| matches!(&status.phase, Phase::Stopped { .. })).await;
+    cluster.node(&follower).group().propose(put("a", "1"), TIMEOUT).await.unwrap();
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_removal_that_would_lose_the_majority_is_refused() {
+    let mut cluster = Cluster::formed(3).await;
+    let leader = cluster.leader().await;
+    let dead = cluster.follower().await;
+    cluster.node_mut(&dead).stop().await;
+    until_member(cluster.node(&leader), &dead, |node| node.status != NodeStatus::Active).await;
+    let other =
+        cluster.running().find(|node| node.name() != leader).map(|node| node.name().to_owned()).unwrap();
+    let id = cluster.id(&other);
+    let refused = cluster.node(&leader).group().remove_node(id, "test".to_owned(), TIMEOUT).await;
+    assert!(matches!(refused, Err(MembershipError::WouldLoseQuorum { .. })), "{refused:?}");
+    let unknown = cluster.node(&leader).group().remove_node(NodeId(77), "test".to_owned(), TIMEOUT).await;
+    assert!(matches!(unknown, Err(MembershipError::UnknownNode)), "{unknown:?}");
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wiped_node_comes_back_with_a_new_id_in_the_place_of_its_old_self() {
+    let mut cluster = Cluster::formed(3).await;
+    let wiped = cluster.follower().await;
+    let old = cluster.id(&wiped);
+    cluster.node(&wiped).group().propose(put("a", "1"), TIMEOUT).await.unwrap();
+    cluster.node_mut(&wiped).stop().await;
+    cluster.node_mut(&wiped).wipe();
+    cluster.node_mut(&wiped).start().await;
+    let status = cluster
+        .node(&wiped)
+        .until("votes again", |status| status.node_id.is_some_and(|id| status.voters.contains(&id)))
+        .await;
+    assert_ne!(status.node_id, Some(old));
+    cluster.node(&wiped).serving().await;
+    assert_eq!(cluster.node(&wiped).value("a").as_deref(), Some("1"));
+    let leader = cluster.leader().await;
+    let at_leader = cluster.node(&leader);
+    at_leader.until("the old id is gone", |status| !status.voters.contains(&old)).await;
+    let until_left = async {
+        while at_leader
+            .group()
+            .read(|state| state.node(old))
+            .1
+            .is_some_and(|node| node.status != NodeStatus::Left)
+        {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(TIMEOUT, until_left).await.expect("the old record is ended");
+    assert_eq!(at_leader.group().status().voters.len(), 3);
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_nodes_come_up_on_new_addresses_under_the_same_names() {
+    let mut cluster = Cluster::formed(3).await;
+    cluster.node("n1").group().propose(put("a", "1"), TIMEOUT).await.unwrap();
+    cluster.stop().await;
+    let fresh = Cluster::new(3);
+    for (name, node) in &mut cluster.nodes {
+        let moved = &fresh.nodes[name].config;
+        node.config.listen = moved.listen;
+        node.config.info.peer_addr.clone_from(&moved.info.peer_addr);
+        node.config.peers.clone_from(&moved.peers);
+        node.start().await;
+    }
+    for node in cluster.running() {
+        node.serving().await;
+    }
+    cluster.node("n2").group().propose(put("a", "2"), TIMEOUT).await.unwrap();
+    for name in ["n1", "n2", "n3"] {
+        let addr = cluster.node(name).config.info.peer_addr.clone();
+        until_member(cluster.node("n3"), name, |node| node.info.peer_addr == addr).await;
+    }
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_joiner_on_a_new_address_is_found_although_no_list_names_it() {
+    let mut cluster = Cluster::formed(3).await;
+    let mut joiner = TestNode::alone("n4");
+    joiner.config.peers.clone_from(&cluster.node("n1").config.peers);
+    joiner.start().await;
+    joiner.serving().await;
+    let id = joiner.group().identity().node_id;
+    joiner.stop().await;
+    let moved = TestNode::alone("n4");
+    joiner.config.listen = moved.config.listen;
+    joiner.config.info.peer_addr = moved.config.info.peer_addr.clone();
+    drop(moved);
+    joiner.start().await;
+    joiner.serving().await;
+    assert_eq!(joiner.group().identity().node_id, id);
+    joiner.group().read_barrier(TIMEOUT).await.unwrap();
+    joiner.stop().await;
+    cluster.stop().await;
+}
