@@ -203,7 +203,7 @@ impl Cancellation {
 
     async fn propose(&self) {
         for _ in 0..CANCEL_TRIES {
-            let command = Command::CancelWait(CancelWait { waiter: self.waiter });
+            let command = Command::CancelWait(CancelWait { waiter: self.waiter, node: self.node });
             match self.core.propose(None, command).await {
                 Ok(_) => return,
                 Err(error) => {

@@ -231,7 +231,8 @@ pub struct AcquireLock {
     pub metadata: Option<String>,
     /// Names this request while it waits.
     pub waiter: WaiterId,
-    /// The node whose client waits. When it becomes inactive or leaves, the waiter leaves too.
+    /// The node whose client waits. When it becomes inactive or leaves, the waiter leaves too. A retry with
+    /// the same idempotency key takes a request that waits or is granted along to its own node.
     pub node: NodeId,
 }
 
@@ -260,6 +261,8 @@ pub struct ReleaseLock {
 pub struct CancelWait {
     /// Which request.
     pub waiter: WaiterId,
+    /// The node whose client went away. Nothing happens when a retry has taken the request to another one.
+    pub node: NodeId,
 }
 
 /// See [`Command::ForceReleaseLock`].

@@ -1,5 +1,8 @@
 //! Idempotency: a retry gets the answer of the first try and has no second effect.
 //!
+//! A retry of an acquire that waits or is granted attaches to it and takes it to its own node, so that neither
+//! the death of the first node nor a late cancellation from there ends it.
+//!
 //! A record keeps the reply under the scope of its request (caller, route and key, hashed at the edge), for
 //! [`REQUESTS_KEPT_MS`](crate::limits::REQUESTS_KEPT_MS) and among the newest
 //! [`REQUESTS_KEPT_MAX`](crate::limits::REQUESTS_KEPT_MAX). A record of a request that still waits is kept as
@@ -85,7 +88,7 @@ impl State {
     /// Judges a request, or repeats the answer it got before.
     pub(crate) fn answer(&mut self, request: Request, out: &mut Effects) -> Reply {
         let key = request.idempotency.filter(|_| is_kept(&request.command));
-        if let Some(reply) = key.and_then(|key| self.replay(key, out)) {
+        if let Some(reply) = key.and_then(|key| self.replay(key, &request.command, out)) {
             return reply;
         }
         let scope = key.map(|key| key.scope);
@@ -96,7 +99,7 @@ impl State {
         reply
     }
 
-    fn replay(&mut self, key: RequestKey, out: &mut Effects) -> Option<Reply> {
+    fn replay(&mut self, key: RequestKey, command: &Command, out: &mut Effects) -> Option<Reply> {
         let now = self.meta.now;
         let record = self.requests.live(key.scope, now)?;
         if record.body != key.body {
@@ -106,7 +109,16 @@ impl State {
             // Its time may be over without clean-up having reached it.
             self.settle_waiter(waiter, out);
         }
-        match self.requests.live(key.scope, now)?.outcome.clone() {
+        let outcome = self.requests.live(key.scope, now)?.outcome.clone();
+        if let Command::AcquireLock(acquire) = command {
+            let waiter = match outcome {
+                Outcome::Waiting(waiter) => Some(waiter),
+                Outcome::Granted(token) => self.live_grant(token).map(|grant| grant.waiter),
+                Outcome::Reply(_) => None,
+            };
+            waiter.into_iter().for_each(|waiter| self.attach(waiter, acquire.node));
+        }
+        match outcome {
             Outcome::Reply(reply) => Some(reply),
             Outcome::Granted(token) => Some(match self.live_grant(token) {
                 Some(grant) => Reply::Granted(self.grant_reply(grant)),

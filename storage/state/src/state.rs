@@ -140,7 +140,7 @@ impl State {
             Command::RenewLocks(renewals) => self.renew_all(&renewals, out),
             Command::ReleaseLock(release) => self.release(&release, out),
             Command::CancelWait(cancel) => {
-                self.cancel_wait(cancel.waiter, out);
+                self.cancel_wait(&cancel, out);
                 Ok(Reply::Done)
             }
             Command::ForceReleaseLock(force) => self.force_release(&force, out),

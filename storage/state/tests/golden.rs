@@ -165,7 +165,7 @@ fn commands() -> Vec<(&'static str, Command)> {
         ("acquire_lock_shared", Command::AcquireLock(acquire(&["k3"], 3, 0))),
         ("renew_locks", Command::RenewLocks(vec![renew, plain])),
         ("release_lock", Command::ReleaseLock(ReleaseLock { key: "k3".into(), secret: SecretHash([3; 32]) })),
-        ("cancel_wait", Command::CancelWait(CancelWait { waiter: WaiterId([9; 16]) })),
+        ("cancel_wait", Command::CancelWait(CancelWait { waiter: WaiterId([9; 16]), node: NodeId(1) })),
         ("force_release_lock", Command::ForceReleaseLock(force)),
         ("write_kv", Command::WriteKv(write)),
         ("write_kv_put", Command::WriteKv(WriteKv { conditions: vec![], operations: vec![put(1)] })),

@@ -105,7 +105,8 @@ fn command() -> impl Strategy<Value = Command> {
         12 => acquire(),
         3 => renewals.prop_map(Command::RenewLocks),
         6 => (key(), secret()).prop_map(|(key, secret)| Command::ReleaseLock(ReleaseLock { key, secret })),
-        2 => waiter().prop_map(|waiter| Command::CancelWait(CancelWait { waiter })),
+        2 => (waiter(), 1u64..=2)
+            .prop_map(|(waiter, node)| Command::CancelWait(CancelWait { waiter, node: NodeId(node) })),
         1 => (key(), token).prop_map(|(key, token)| {
             Command::ForceReleaseLock(ForceReleaseLock { key, reason: "why not".into(), token })
         }),

@@ -32,6 +32,7 @@ impl State {
             ttl: request.ttl,
             metadata: request.metadata,
             waiter: request.waiter,
+            node: request.node,
             since: now,
             waited: now.since(request.since),
             deadline,

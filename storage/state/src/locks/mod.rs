@@ -64,6 +64,8 @@ pub struct GrantRecord {
     pub(crate) metadata: Option<String>,
     /// The request it came from, so that a grant which was never delivered can be given back.
     pub(crate) waiter: WaiterId,
+    /// The node whose client asked, or asked again.
+    pub(crate) node: NodeId,
     pub(crate) since: Millis,
     pub(crate) waited: Millis,
     /// Invariant: not after `hold_deadline`.

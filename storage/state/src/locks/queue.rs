@@ -3,10 +3,11 @@
 use alloc::collections::BTreeSet;
 
 use alloc::vec::Vec;
+use core::mem;
 
 use super::{GrantRecord, Holders, Locks, Place, WaiterRecord, Whereabouts};
 use crate::clock::Lease;
-use crate::command::LockMode;
+use crate::command::{CancelWait, LockMode};
 use crate::event::ReleaseCause;
 use crate::name::Name;
 use crate::reply::Holder;
@@ -233,9 +234,13 @@ impl State {
         self.wake(touched, out);
     }
 
-    /// Ends a wait, or gives back the grant that came of it.
-    pub(crate) fn cancel_wait(&mut self, waiter: WaiterId, out: &mut Effects) {
+    /// Ends a wait, or gives back the grant that came of it, unless a retry has taken it to another node.
+    pub(crate) fn cancel_wait(&mut self, command: &CancelWait, out: &mut Effects) {
+        let waiter = command.waiter;
         self.settle_waiter(waiter, out);
+        if self.node_of(waiter) != Some(command.node) {
+            return;
+        }
         let mut touched = Touched::new();
         match self.locks.by_waiter.get(&waiter).copied() {
             Some(Whereabouts::Queued(index)) => {
@@ -249,6 +254,30 @@ impl State {
             None => {}
         }
         self.wake(touched, out);
+    }
+
+    fn node_of(&self, waiter: WaiterId) -> Option<NodeId> {
+        match self.locks.by_waiter.get(&waiter)? {
+            Whereabouts::Queued(index) => self.locks.waiters.get(index).map(|waiter| waiter.node),
+            Whereabouts::Granted(token) => self.locks.grants.get(token).map(|grant| grant.node),
+        }
+    }
+
+    /// A retry came on this node: from now on its client is the one that cares.
+    pub(crate) fn attach(&mut self, waiter: WaiterId, node: NodeId) {
+        match self.locks.by_waiter.get(&waiter).copied() {
+            Some(Whereabouts::Queued(index)) if self.may_wait(node) => {
+                let before = self.locks.waiters.update(&index, |waiter| mem::replace(&mut waiter.node, node));
+                if let Some(before) = before {
+                    self.locks.by_node.remove(&(before, index));
+                    self.locks.by_node.insert((node, index), ());
+                }
+            }
+            Some(Whereabouts::Granted(token)) => {
+                self.locks.grants.update(&token, |grant| grant.node = node);
+            }
+            Some(Whereabouts::Queued(_)) | None => {}
+        }
     }
 
     /// Like [`State::settle`], for whatever the waiter id stands for.

@@ -208,7 +208,11 @@ impl Naive {
             if key.is_some_and(|key| key.body != kept.body) {
                 return Reply::Refused(Refusal::IdempotencyKeyReused);
             }
-            return self.replay(kept);
+            let kept = kept.clone();
+            if let Command::AcquireLock(ask) = &request.command {
+                self.attach(&kept.outcome, ask.node);
+            }
+            return self.replay(&kept);
         }
         let reply = self.execute(&request.command, key.map(|key| key.scope)).unwrap_or_else(Reply::Refused);
         let outcome = match &reply {
@@ -221,6 +225,21 @@ impl Naive {
             self.kept.push(Kept { scope: key.scope, body: key.body, outcome, at: self.now });
         }
         reply
+    }
+
+    /// The retry's client is the one that cares from now on.
+    fn attach(&mut self, outcome: &Outcome, node: NodeId) {
+        for held in &mut self.held {
+            if matches!(outcome, Outcome::Granted(token) if *token == held.token) {
+                held.ask.node = node;
+            }
+        }
+        for waiter in &mut self.waiting {
+            let its = matches!(outcome, Outcome::Waiting(waits) if *waits == waiter.ask.waiter);
+            if its && !self.inactive.contains(&node) {
+                waiter.ask.node = node;
+            }
+        }
     }
 
     fn replay(&self, kept: &Kept) -> Reply {
@@ -254,11 +273,12 @@ impl Naive {
                 return Ok(Reply::Released { token });
             }
             Command::CancelWait(cancel) => {
-                if let Some(at) = self.waiting.iter().position(|other| other.ask.waiter == cancel.waiter) {
+                let hit = |ask: &AcquireLock| ask.waiter == cancel.waiter && ask.node == cancel.node;
+                if let Some(at) = self.waiting.iter().position(|other| hit(&other.ask)) {
                     let waiter = self.waiting.remove(at);
                     self.refuse(waiter, Refusal::WaitCancelled);
                 }
-                self.held.retain(|held| held.ask.waiter != cancel.waiter);
+                self.held.retain(|held| !hit(&held.ask));
                 self.wake();
             }
             Command::ForceReleaseLock(force) => {

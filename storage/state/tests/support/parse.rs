@@ -83,7 +83,10 @@ pub fn request(name: &str, args: &mut ArgumentConsumer<'_>) -> Parsed<Option<Req
             let by = args.take_key("by").unwrap_or_default();
             Command::ReleaseLock(ReleaseLock { key: text(next(args)?), secret: SecretHash(word(by)) })
         }
-        "cancel" => Command::CancelWait(CancelWait { waiter: WaiterId(word(next(args)?)) }),
+        "cancel" => {
+            let node = NodeId(parsed(args, "node")?.unwrap_or(1));
+            Command::CancelWait(CancelWait { waiter: WaiterId(word(next(args)?)), node })
+        }
         "force" => Command::ForceReleaseLock(ForceReleaseLock {
             key: text(next(args)?),
             reason: text(args.take_key("reason").unwrap_or("stuck")),
