@@ -88,8 +88,8 @@ fn commands() -> Vec<(Command, &'static str)> {
             "01010009016b0303030303030303030303030303030303030303030303030303030303030303",
         ),
         (
-            Command::CancelWait(CancelWait { waiter: WaiterId([5; 16]) }),
-            "0101000a05050505050505050505050505050505",
+            Command::CancelWait(CancelWait { waiter: WaiterId([5; 16]), node: NodeId(1) }),
+            "0101000a0505050505050505050505050505050501",
         ),
         (
             Command::ForceReleaseLock(ForceReleaseLock {

@@ -148,11 +148,6 @@ impl Memory {
         found
     }
 
-    #[cfg(test)]
-    pub(super) fn cache_bytes(&self) -> usize {
-        self.cache_bytes
-    }
-
     /// openraft's suite starts logs at any index; ours know where they begin.
     fn first_known(&self) -> u64 {
         let cached = self.cache.front().map(|cached| cached.entry.log_id.index);
@@ -215,5 +210,48 @@ impl Places {
 
     fn get(&self, index: u64) -> Option<Place> {
         self.run.get(usize::try_from(index.checked_sub(self.first)?).ok()?).copied()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use ovncp_state::{Millis, NodeId};
+
+    use super::*;
+    use crate::codec::entry::normal_entry;
+
+    fn entries(range: Range<u64>) -> Vec<Entry> {
+        range
+            .map(|index| normal_entry(1, index, Millis(0), NodeId(1), index, Bytes::from(vec![0; 872])))
+            .collect()
+    }
+
+    #[test]
+    fn the_cache_is_bounded_by_bytes_but_keeps_what_is_not_written() {
+        let mut memory = Memory::new(10_000);
+        let first = memory.append(&entries(1..21)).unwrap();
+        assert_eq!(memory.cache_bytes, 20 * 1_000);
+        memory.written(first);
+        assert_eq!(memory.cache_bytes, 10 * 1_000);
+        let second = memory.append(&entries(21..61)).unwrap();
+        assert_eq!(memory.cache.front().unwrap().entry.log_id.index, 21);
+        memory.written(second);
+        assert_eq!(memory.cache_bytes, 10 * 1_000);
+    }
+
+    #[test]
+    fn truncated_entries_are_not_found_at_their_old_place() {
+        let mut memory = Memory::new(0);
+        let written = memory.append(&entries(1..4)).unwrap();
+        for index in 1..4 {
+            memory.places.push(index, Place { term: 1, segment: 1, offset: 0, len: 1 });
+        }
+        memory.written(written);
+        memory.truncate_after(Some(entries(1..2)[0].log_id));
+        memory.append(&entries(2..3)).unwrap();
+        // The writer has not come to the truncation yet: its places still tell of the old entries.
+        let found = memory.find(memory.clip(0..10), usize::MAX);
+        assert!(matches!(found[..], [Found::OnDisk(1, _), Found::Cached(_)]));
     }
 }
