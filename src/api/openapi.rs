@@ -13,6 +13,7 @@ use utoipa_axum::routes;
 use utoipa_swagger_ui::SwaggerUi;
 
 use super::error::{ApiError, Code, PROBLEM_JSON};
+use super::extract::ConsistencyParam;
 use super::{Shared, cluster, health, kv, locks};
 
 /// An error of any route (RFC 9457), with further fields of the case.
@@ -77,7 +78,10 @@ fn base() -> OpenApi {
         )
         .build();
     let components = openapi.components.get_or_insert_default();
+    // Known by reference only: from queries, and from `complete`.
     components.schemas.insert("Problem".to_owned(), Problem::schema());
+    components.schemas.insert("ConsistencyParam".to_owned(), ConsistencyParam::schema());
+    components.schemas.insert("ReadyFor".to_owned(), health::ReadyFor::schema());
     components
         .security_schemes
         .insert("admin".to_owned(), RefOr::T(SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer))));

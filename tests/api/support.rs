@@ -1,0 +1,237 @@
+//! One node with its data in a temporary directory, and a client that checks every answer.
+//!
+//! Each answer is held against the published description: a status that the document does not name fails the
+//! test that met it, and so does an error that is not a problem of the agreed shape.
+
+use std::collections::BTreeMap;
+use std::sync::LazyLock;
+
+use ovncp::config::{Config, Sources};
+use ovncp::node::Node;
+use ovncp_raft::group::Group;
+use ovncp_raft::status::Phase;
+use reqwest::header::HeaderMap;
+use reqwest::{Method, StatusCode};
+use serde_json::Value;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+/// Status codes by path template and method, from the published document.
+type Documented = BTreeMap<String, BTreeMap<String, Vec<u16>>>;
+
+static DOCUMENTED: LazyLock<Documented> = LazyLock::new(|| {
+    let document = serde_json::to_value(ovncp::api::openapi::document()).unwrap();
+    let mut documented = Documented::new();
+    for (path, item) in document["paths"].as_object().unwrap() {
+        for (method, operation) in item.as_object().unwrap() {
+            let codes = operation["responses"].as_object().unwrap().keys();
+            let codes = codes.map(|code| code.parse().unwrap()).collect();
+            documented.entry(path.clone()).or_default().insert(method.to_uppercase(), codes);
+        }
+    }
+    documented
+});
+
+/// The template of a path: the exact one if it takes the method, since a key may be called like a route.
+fn template(path: &str, method: &str) -> Option<&'static str> {
+    if let Some((template, methods)) = DOCUMENTED.get_key_value(path)
+        && methods.contains_key(method)
+    {
+        return Some(template);
+    }
+    let segments: Vec<_> = path.split('/').collect();
+    let fits = |template: &&String| {
+        let parts: Vec<_> = template.split('/').collect();
+        parts.len() == segments.len()
+            && parts
+                .iter()
+                .zip(&segments)
+                .all(|(part, segment)| part == segment || (part.starts_with('{') && !segment.is_empty()))
+    };
+    DOCUMENTED.keys().find(fits).map(String::as_str)
+}
+
+/// A node that serves.
+pub(crate) struct TestNode {
+    pub(crate) base: String,
+    pub(crate) metrics: String,
+    pub(crate) group: Group,
+    pub(crate) client: reqwest::Client,
+    stop: Option<oneshot::Sender<()>>,
+    task: JoinHandle<()>,
+    _data: tempfile::TempDir,
+}
+
+impl TestNode {
+    pub(crate) async fn start() -> Self {
+        Self::start_with(&[]).await
+    }
+
+    /// With further settings.
+    pub(crate) async fn start_with(settings: &[(&str, &str)]) -> Self {
+        let data = tempfile::tempdir().unwrap();
+        let mut sources = Sources::default()
+            .with_override("server.listen", "--listen", "127.0.0.1")
+            .with_override("server.port", "--http-port", "0")
+            .with_override("server.metrics_port", "--metrics-port", "0")
+            .with_override("cluster.peer_port", "--peer-port", "0")
+            .with_override("cluster.node_id", "--node-id", "node-1")
+            .with_override("cluster.node_ip", "--node-ip", "127.0.0.1")
+            .with_override("storage.data_dir", "--data-dir", data.path().join("data").to_str().unwrap());
+        for (path, value) in settings {
+            sources = sources.with_override(path, "--test", *value);
+        }
+        let node = Node::build(Config::load(&sources).unwrap().config).await.unwrap();
+        let base = format!("http://{}", node.http_address());
+        let metrics = format!("http://{}", node.metrics_address());
+        let group = node.group().clone();
+        let (stop, stopped) = oneshot::channel();
+        let task = tokio::spawn(async move {
+            node.run(async { stopped.await.unwrap_or_default() }).await.unwrap();
+        });
+        let mut status = group.status_watch();
+        status
+            .wait_for(|status| status.phase == Phase::Serving && status.leader.is_some())
+            .await
+            .expect("the group goes on");
+        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        Self { base, metrics, group, client, stop: Some(stop), task, _data: data }
+    }
+
+    /// Waits for the end of a node that was told to stop.
+    pub(crate) async fn stop_begun(mut self) {
+        (&mut self.task).await.unwrap();
+    }
+
+    pub(crate) fn begin_stop(&mut self) {
+        let _ = self.stop.take().expect("stopped once").send(());
+    }
+
+    pub(crate) fn call(&self, method: Method, path: &str) -> Call {
+        let request = self.client.request(method.clone(), format!("{}{path}", self.base));
+        Call { method, path: path.to_owned(), request }
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> Answer {
+        self.call(Method::GET, path).send().await
+    }
+
+    pub(crate) async fn post(&self, path: &str, body: Value) -> Answer {
+        self.call(Method::POST, path).json(body).send().await
+    }
+
+    /// Takes a lock and answers its description.
+    pub(crate) async fn acquire(&self, key: &str, body: Value) -> Answer {
+        self.post(&format!("/api/v1/cluster/locks/{key}/acquire"), body).await
+    }
+}
+
+impl Drop for TestNode {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// A request being made.
+pub(crate) struct Call {
+    method: Method,
+    path: String,
+    request: reqwest::RequestBuilder,
+}
+
+impl Call {
+    pub(crate) fn header(mut self, name: &str, value: &str) -> Self {
+        self.request = self.request.header(name, value);
+        self
+    }
+
+    pub(crate) fn json(mut self, body: Value) -> Self {
+        self.request = self.request.json(&body);
+        self
+    }
+
+    pub(crate) fn body(mut self, body: impl Into<reqwest::Body>) -> Self {
+        self.request = self.request.body(body);
+        self
+    }
+
+    /// Sends it and checks what holds for every answer.
+    pub(crate) async fn send(self) -> Answer {
+        let response = self.request.send().await.unwrap();
+        let (status, headers) = (response.status(), response.headers().clone());
+        let bytes = response.bytes().await.unwrap().to_vec();
+        let answer = Answer { status, headers, bytes };
+        answer.check(&self.method, &self.path);
+        answer
+    }
+}
+
+/// An answer that holds what every answer promises.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) bytes: Vec<u8>,
+}
+
+impl Answer {
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_slice(&self.bytes)
+            .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&self.bytes)))
+    }
+
+    pub(crate) fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |value| value.to_str().unwrap())
+    }
+
+    /// Expects this status and answers the body, null when there is none.
+    #[track_caller]
+    pub(crate) fn expect(&self, status: u16) -> Value {
+        assert_eq!(self.status.as_u16(), status, "{}", String::from_utf8_lossy(&self.bytes));
+        if self.bytes.is_empty() { Value::Null } else { self.json() }
+    }
+
+    /// Expects a problem with this status and code and answers it.
+    #[track_caller]
+    pub(crate) fn problem(&self, status: u16, code: &str) -> Value {
+        let problem = self.expect(status);
+        assert_eq!(problem["code"], code, "{problem}");
+        problem
+    }
+
+    fn check(&self, method: &Method, path: &str) {
+        assert_eq!(self.header("x-ovncp-node"), "node-1");
+        assert!(!self.header("x-request-id").is_empty());
+        if self.status.as_u16() >= 400 && !path.starts_with("/health") {
+            self.check_problem();
+        }
+        let path = path.split('?').next().unwrap();
+        let method = if method == Method::HEAD { "GET" } else { method.as_str() };
+        let Some(template) = template(path, method) else { return };
+        let Some(codes) = DOCUMENTED[template].get(method) else {
+            assert_eq!(self.status, StatusCode::METHOD_NOT_ALLOWED, "{method} {template}");
+            return;
+        };
+        assert!(
+            codes.contains(&self.status.as_u16()),
+            "{method} {template} does not document {}",
+            self.status
+        );
+    }
+
+    fn check_problem(&self) {
+        assert_eq!(self.header("content-type"), "application/problem+json");
+        if self.bytes.is_empty() {
+            return; // HEAD
+        }
+        let problem = self.json();
+        let code = problem["code"].as_str().expect("a code");
+        assert_eq!(problem["type"], format!("urn:ovncp:problem:{code}"));
+        assert_eq!(problem["status"], self.status.as_u16());
+        assert!(problem["title"].as_str().is_some_and(|title| !title.is_empty()), "{problem}");
+        assert!(problem["detail"].as_str().is_some_and(|detail| !detail.is_empty()), "{problem}");
+        assert_eq!(problem["request_id"], self.header("x-request-id"));
+        let retry = self.headers.contains_key("retry-after");
+        assert_eq!(retry, matches!(self.status.as_u16(), 429 | 503), "Retry-After on {}", self.status);
+    }
+}
