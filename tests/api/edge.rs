@@ -260,7 +260,8 @@ async fn administrators_show_a_token_or_come_from_loopback() {
 
     let open = TestNode::start().await;
     let call = |proxied: bool| {
-        let call = open.call(Method::POST, "/api/v1/cluster/leader/transfer");
+        let call =
+            open.call(Method::POST, "/api/v1/cluster/leader/transfer").json(json!({"target": "node-1"}));
         if proxied { call.header("x-forwarded-for", "203.0.113.9").send() } else { call.send() }
     };
     // A proxy on this machine must not lend its loopback address to the world.

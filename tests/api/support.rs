@@ -48,7 +48,8 @@ fn template(path: &str, method: &str) -> Option<&'static str> {
                 .zip(&segments)
                 .all(|(part, segment)| part == segment || (part.starts_with('{') && !segment.is_empty()))
     };
-    DOCUMENTED.keys().find(fits).map(String::as_str)
+    let takes = |template: &&String| DOCUMENTED[*template].contains_key(method);
+    DOCUMENTED.keys().filter(takes).find(fits).map(String::as_str)
 }
 
 /// A node that serves.
