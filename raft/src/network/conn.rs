@@ -9,7 +9,9 @@ use tokio::time::Instant;
 
 use super::frame::{self, Frame, FrameError, Kind};
 use super::identity::PeerIdentity;
-use super::limits::{FRAME_BYTES_MAX, IDLE_BUFFER_BYTES_MAX, READ_BYTES, WRITE_BUFFER_BYTES_MAX};
+use super::limits::{
+    FRAME_BYTES_MAX, IDLE_BUFFER_BYTES_MAX, READ_BYTES, READ_BYTES_MIN, WRITE_BUFFER_BYTES_MAX,
+};
 use super::wire::Fault;
 
 /// Why a connection ended.
@@ -73,7 +75,11 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
             if let Some(frame) = frame::decode(&mut self.buffer, self.frame_bytes_max)? {
                 return Ok(frame);
             }
-            self.buffer.reserve(READ_BYTES);
+            // Bodies that somebody keeps hold their block. So a block is used up before the next one is taken:
+            // a small entry in a cache must not pin a block of its own.
+            if self.buffer.capacity() - self.buffer.len() < READ_BYTES_MIN {
+                self.buffer.reserve(READ_BYTES);
+            }
             if self.stream.read_buf(&mut self.buffer).await? == 0 {
                 return Err(ConnError::Closed);
             }
@@ -173,5 +179,50 @@ impl Liveness {
         }
         self.asked = true;
         Silence::Ask
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn kept_bodies_share_blocks() {
+        let (ours, theirs) = tokio::io::duplex(1_024);
+        let mut reader = FrameReader::new(ours, FRAME_BYTES_MAX);
+        let mut writer = FrameWriter::new(theirs);
+        let mut bodies = Vec::new();
+        for id in 0..2_000 {
+            writer.push(Kind::Append, id, |out| out.extend_from_slice(&[7; 100]));
+            writer.flush().await.unwrap();
+            bodies.push(reader.next().await.unwrap().body);
+        }
+        let step = 100 + frame::HEADER_BYTES;
+        let in_one_block =
+            bodies.windows(2).filter(|pair| pair[1].as_ptr() as usize == pair[0].as_ptr() as usize + step);
+        let blocks = bodies.len() - in_one_block.count();
+        let needed = bodies.len() * step / (READ_BYTES - READ_BYTES_MIN) + 1;
+        assert!(blocks <= needed, "{blocks} blocks pinned where {needed} are needed");
+    }
+
+    #[tokio::test]
+    async fn a_dropped_read_or_write_loses_nothing() {
+        let (ours, theirs) = tokio::io::duplex(10);
+        let mut reader = FrameReader::new(ours, FRAME_BYTES_MAX);
+        let mut writer = FrameWriter::new(theirs);
+        writer.push(Kind::Append, 5, |out| out.extend_from_slice(&[7; 1_000]));
+        loop {
+            // Whichever does not finish is dropped and taken up again.
+            tokio::select! {
+                biased;
+                frame = reader.next() => {
+                    let frame = frame.unwrap();
+                    assert_eq!((frame.id, frame.body.as_ref()), (5, &[7; 1_000][..]));
+                    break;
+                }
+                flushed = writer.flush(), if !writer.is_empty() => flushed.unwrap(),
+                () = tokio::task::yield_now() => {}
+            }
+        }
     }
 }

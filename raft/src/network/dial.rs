@@ -113,7 +113,8 @@ impl<N: Net> Shared<N> {
     }
 }
 
-/// Tells the operator about a lane of a peer once per change, not once per attempt.
+/// Tells the operator about a peer once per change, not once per attempt. The heartbeat lane, which is kept open
+/// to every peer, speaks for all; the others are for debugging.
 #[derive(Default)]
 pub(super) struct LaneLog {
     last: Option<Result<(), DialError>>,
@@ -122,25 +123,30 @@ pub(super) struct LaneLog {
 impl LaneLog {
     /// Connected.
     pub(super) fn up(&mut self, peer: &Peer, lane: Lane) {
-        if self.last.replace(Ok(())) != Some(Ok(())) {
-            info!(peer = peer.name, addr = peer.addr, %lane, "peer connected");
+        let news = self.last.replace(Ok(())) != Some(Ok(()));
+        if news && lane == Lane::Heartbeat {
+            info!(peer = peer.name, addr = peer.addr, "peer connected");
         }
     }
 
     /// A connection ended.
     pub(super) fn lost(&mut self, peer: &Peer, lane: Lane, why: &dyn std::fmt::Display) {
-        warn!(peer = peer.name, addr = peer.addr, %lane, %why, "connection to peer lost");
         self.last = None;
+        if lane == Lane::Heartbeat {
+            warn!(peer = peer.name, addr = peer.addr, %why, "connection to peer lost");
+        } else {
+            debug!(peer = peer.name, addr = peer.addr, %lane, %why, "connection to peer lost");
+        }
     }
 
     /// A dial failed.
     pub(super) fn down(&mut self, peer: &Peer, lane: Lane, why: &DialError) {
         let news = Some(Err(why.clone()));
-        if self.last == news {
-            debug!(peer = peer.name, addr = peer.addr, %lane, %why, "peer still not reached");
+        if self.last != news && lane == Lane::Heartbeat {
+            warn!(peer = peer.name, addr = peer.addr, %why, "peer not reached, trying on");
         } else {
-            warn!(peer = peer.name, addr = peer.addr, %lane, %why, "peer not reached, trying on");
-            self.last = news;
+            debug!(peer = peer.name, addr = peer.addr, %lane, %why, "peer not reached");
         }
+        self.last = news;
     }
 }

@@ -256,11 +256,12 @@ pub(super) async fn append<S: Stream, H: PeerHandler>(conn: &mut Conn<S>, handle
                 }
                 Ok(())
             }
+            // The leader waits for answers: they go out before further requests come in.
+            flushed = conn.writer.flush(), if unwritten => flushed,
             frame = conn.reader.next(), if room => match frame {
                 Ok(frame) => receive_append(conn, handler, &mut appends, void, frame),
                 Err(error) => Err(error),
             },
-            flushed = conn.writer.flush(), if unwritten => flushed,
         };
         if let Err(error) = step {
             return error;

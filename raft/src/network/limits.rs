@@ -6,9 +6,11 @@ use ovncp_storage::codec::ENTRY_BYTES_MAX;
 pub const FRAME_BYTES_MAX: usize = 16 * 1_024 * 1_024;
 /// Bytes of a hand-shake message: read before anything is known of the peer.
 pub const HANDSHAKE_BYTES_MAX: usize = 4 * 1_024;
-/// Bytes asked of the stream at a time. A frame's memory grows with what arrives, not with what its header
+/// Size of a block of the read buffer. A frame's memory grows with what arrives, not with what its header
 /// announces.
 pub const READ_BYTES: usize = 64 * 1_024;
+/// A read that has less room than this takes a new block.
+pub const READ_BYTES_MIN: usize = 4 * 1_024;
 /// A connection takes no further message while this much waits to be written.
 pub const WRITE_BUFFER_BYTES_MAX: usize = 256 * 1_024;
 /// An empty write buffer larger than this is given back.

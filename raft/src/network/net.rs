@@ -75,6 +75,12 @@ impl Net for TcpNet {
         let mut failure: Option<io::Error> = None;
         for candidate in lookup_host(addr).await? {
             match TcpStream::connect(candidate).await {
+                // On loopback the kernel may pick the dialed port as our own and connect the socket to itself.
+                // Nobody listens there then, and holding on would keep the peer from taking its port again.
+                Ok(stream) if stream.local_addr()? == stream.peer_addr()? => {
+                    let refused = io::Error::new(io::ErrorKind::ConnectionRefused, "connected to itself");
+                    failure.get_or_insert(refused);
+                }
                 Ok(stream) => {
                     configure(&stream)?;
                     return Ok(stream);
