@@ -1,0 +1,144 @@
+//! `bench`: load as users make it, over HTTP with kept-alive connections, and what came of it.
+//!
+//! Without `--endpoint` it starts three nodes of its own with real data directories, as `dev` does, so that one
+//! command gives figures that can be compared. Every answer is checked: a wrong status, a token that does not
+//! grow or a value that was not written is counted as an error, and errors are shown beside the rate.
+
+mod closed_loop;
+mod contended;
+mod environment;
+mod failover;
+mod report;
+mod target;
+mod wire;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::ValueEnum;
+
+use self::environment::Environment;
+use self::report::Report;
+use self::target::Target;
+use super::failure::{Exit, Failure, Outcome};
+use super::output::Format;
+
+/// Measure a cluster as its users would see it.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Scenarios:
+  lock       acquire and release, each client its own key
+  contended  all clients want one key: hand-overs per second, longest wait, fairness
+  read       linearizable reads of a register
+  write      writes of a 256-byte register
+  failover   kill -9 of the leader under load: time without a successful write (own cluster only)
+
+Examples:
+  ovncp bench lock                                   three nodes of its own, 1, 16, 64 and 256 clients
+  ovncp bench read --clients 64 --seconds 5 -o json
+  ovncp bench write --endpoint http://10.0.0.1:8080 --endpoint http://10.0.0.2:8080
+  ovncp bench failover --runs 7")]
+pub(crate) struct BenchArgs {
+    /// What is measured
+    #[arg(value_enum)]
+    scenario: Scenario,
+    /// Numbers of clients, each measured in turn [default: 1,16,64,256; contended and failover: 16]
+    #[arg(long, value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..=4_096))]
+    clients: Vec<u16>,
+    /// Measured time for each number of clients
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=3_600))]
+    seconds: u64,
+    /// Time before it that is not counted
+    #[arg(long, default_value = "1s", value_parser = humantime::parse_duration)]
+    warmup: Duration,
+    /// Which nodes the clients speak to
+    #[arg(long, value_enum, default_value_t)]
+    target: Aim,
+    /// Fail-overs in a row
+    #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u8).range(1..=100))]
+    runs: u8,
+    /// Nodes of the own cluster
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=9))]
+    nodes: u8,
+    /// Where the own cluster keeps its data; a temporary directory on a disk otherwise
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Scenario {
+    Lock,
+    Contended,
+    Read,
+    Write,
+    Failover,
+}
+
+/// Which nodes are spoken to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(super) enum Aim {
+    /// Only the leader.
+    Leader,
+    /// Only the others.
+    Follower,
+    /// Clients are spread over all.
+    #[default]
+    All,
+}
+
+impl Scenario {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Scenario::Lock => "lock",
+            Scenario::Contended => "contended",
+            Scenario::Read => "read",
+            Scenario::Write => "write",
+            Scenario::Failover => "failover",
+        }
+    }
+}
+
+pub(crate) async fn run(args: BenchArgs, endpoints: Vec<String>, format: Format) -> Outcome {
+    if args.scenario == Scenario::Failover && !endpoints.is_empty() {
+        return Err(Failure::new(
+            Exit::Usage,
+            "failover kills nodes, so it runs on a cluster of its own only",
+        )
+        .help("leave out --endpoint and OVNCP_ENDPOINTS"));
+    }
+    let mut target = Target::prepare(&args, endpoints).await?;
+    let environment = Environment::look(target.data_dir());
+    let interrupted = async {
+        let _ = tokio::signal::ctrl_c().await;
+    };
+    // The end of `target` is the end of the own cluster, whichever way this goes.
+    let measured = tokio::select! {
+        measured = measure(&args, &mut target) => measured,
+        () = interrupted => Err(Failure::new(Exit::Failure, "interrupted")),
+    };
+    target.stop().await;
+    let report = Report { scenario: args.scenario, environment, results: measured? };
+    report.print(format)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn measure(args: &BenchArgs, target: &mut Target) -> Result<report::Results, Failure> {
+    let clients =
+        |default: &[u16]| if args.clients.is_empty() { default.to_vec() } else { args.clients.clone() };
+    match args.scenario {
+        Scenario::Lock | Scenario::Read | Scenario::Write => {
+            let addresses = target.addresses(args.target).await?;
+            let steps = clients(&[1, 16, 64, 256]);
+            closed_loop::run(args, &steps, &addresses, target).await.map(report::Results::Rates)
+        }
+        Scenario::Contended => {
+            let addresses = target.addresses(args.target).await?;
+            contended::run(args, &clients(&[16]), &addresses).await.map(report::Results::Contended)
+        }
+        Scenario::Failover => {
+            let clients = clients(&[16])[0];
+            failover::run(args, clients, target).await.map(report::Results::Failover)
+        }
+    }
+}

@@ -1,0 +1,200 @@
+//! What is measured: nodes that the user named, or a cluster of our own.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use super::{Aim, BenchArgs};
+use crate::cli::dev::cluster::{Cluster, STOP_GRACE, tail};
+use crate::cli::dev::layout::{Layout, Wishes};
+use crate::cli::dev::observe::{self, Answer};
+use crate::cli::failure::{Exit, Failure};
+
+/// For an own cluster to form, and to come back after a fail-over.
+const READY_WITHIN: Duration = Duration::from_secs(60);
+const READY_CHECK: Duration = Duration::from_millis(20);
+const ASK_TIMEOUT: Duration = Duration::from_secs(2);
+/// Clock ticks per second in /proc, the same on every Linux that Rust runs on.
+const TICKS_PER_SECOND: f64 = 100.0;
+
+pub(super) struct Target {
+    endpoints: Vec<String>,
+    own: Option<Own>,
+    http: reqwest::Client,
+}
+
+struct Own {
+    cluster: Cluster,
+    dir: PathBuf,
+    /// Removes the data at the end.
+    _temporary: Option<tempfile::TempDir>,
+}
+
+impl Target {
+    pub(super) async fn prepare(args: &BenchArgs, endpoints: Vec<String>) -> Result<Target, Failure> {
+        let http = reqwest::Client::builder().no_proxy().timeout(ASK_TIMEOUT).build().unwrap_or_default();
+        if !endpoints.is_empty() {
+            let endpoints = endpoints.into_iter().map(|url| url.trim_end_matches('/').to_owned()).collect();
+            return Ok(Target { endpoints, own: None, http });
+        }
+        let (dir, temporary) = match &args.data_dir {
+            Some(dir) => (dir.clone(), None),
+            None => {
+                let made = scratch_dir().map_err(|e| Failure::io("make a temporary directory", &e))?;
+                (made.path().to_owned(), Some(made))
+            }
+        };
+        let wishes = Wishes { nodes: Some(usize::from(args.nodes)), http: Some(0), ..Wishes::default() };
+        let mut cluster = Cluster::new(Layout::prepare(&dir, wishes)?);
+        cluster.start_all()?;
+        let endpoints = cluster.layout.endpoints();
+        let mut target = Target { endpoints, own: Some(Own { cluster, dir, _temporary: temporary }), http };
+        target.until_ready().await?;
+        Ok(target)
+    }
+
+    /// Where the own cluster writes.
+    pub(super) fn data_dir(&self) -> Option<&Path> {
+        self.own.as_ref().map(|own| own.dir.as_path())
+    }
+
+    /// The own cluster, which may be killed.
+    pub(super) fn cluster(&mut self) -> Option<&mut Cluster> {
+        self.own.as_mut().map(|own| &mut own.cluster)
+    }
+
+    /// Waits until every node of the own cluster is ready and all name one leader.
+    pub(super) async fn until_ready(&mut self) -> Result<(), Failure> {
+        let begun = Instant::now();
+        loop {
+            let answers = self.ask_all().await;
+            let leader = answers.first().and_then(|answer| answer.as_ref()?.leader.clone());
+            let agreed = |answer: &Option<Answer>| {
+                answer.as_ref().is_some_and(|answer| answer.ready && answer.leader == leader)
+            };
+            if leader.is_some() && answers.iter().all(agreed) {
+                return Ok(());
+            }
+            if let Some(own) = &mut self.own {
+                // A node that cannot start is reported by its own words.
+                if let Some(ended) = own.cluster.reap().first() {
+                    let log = tail(&own.cluster.layout.log_file(ended.index), 5).join("\n  ");
+                    return Err(Failure::new(
+                        Exit::Failure,
+                        format!("a node ended by itself; its log ends:\n  {log}"),
+                    ));
+                }
+            }
+            if begun.elapsed() > READY_WITHIN {
+                let message = format!("the cluster is not ready after {} s", READY_WITHIN.as_secs());
+                return Err(
+                    Failure::new(Exit::NoQuorum, message).help("see `ovncp status` and the nodes' logs")
+                );
+            }
+            tokio::time::sleep(READY_CHECK).await;
+        }
+    }
+
+    async fn ask_all(&self) -> Vec<Option<Answer>> {
+        futures_util::future::join_all(self.endpoints.iter().map(|url| observe::ask(&self.http, url))).await
+    }
+
+    /// Index of the node that leads, as a majority sees it.
+    pub(super) async fn leader(&self) -> Result<usize, Failure> {
+        let answers = self.ask_all().await;
+        let newest = answers.iter().flatten().max_by_key(|answer| (answer.term, answer.leader.is_some()));
+        let nobody = || {
+            Failure::new(Exit::NoQuorum, "no node knows a leader")
+                .help("`ovncp status` shows how the cluster is")
+        };
+        let leader = newest.and_then(|answer| answer.leader.clone()).ok_or_else(nobody)?;
+        let at = answers.iter().position(|answer| answer.as_ref().is_some_and(|a| a.node == leader));
+        at.ok_or_else(|| {
+            Failure::new(Exit::Failure, format!("the leader {leader} is none of the endpoints"))
+                .help("name every node with --endpoint")
+        })
+    }
+
+    /// `host:port` of the nodes that clients speak to.
+    pub(super) async fn addresses(&self, aim: Aim) -> Result<Vec<String>, Failure> {
+        let mut all = self.endpoints.iter().map(|url| address(url)).collect::<Result<Vec<_>, _>>()?;
+        match aim {
+            Aim::All => Ok(all),
+            Aim::Leader => Ok(vec![all.swap_remove(self.leader().await?)]),
+            Aim::Follower => {
+                all.remove(self.leader().await?);
+                if all.is_empty() {
+                    return Err(Failure::new(Exit::Usage, "there is no follower").help("name more nodes"));
+                }
+                Ok(all)
+            }
+        }
+    }
+
+    /// CPU time of all own nodes.
+    pub(super) fn cpu_seconds(&self) -> Option<f64> {
+        let cluster = &self.own.as_ref()?.cluster;
+        (0..cluster.layout.nodes.len()).map(|index| cpu_seconds(cluster.pid(index)?)).sum()
+    }
+
+    /// Resident memory of all own nodes.
+    pub(super) fn memory_mb(&self) -> Option<f64> {
+        let cluster = &self.own.as_ref()?.cluster;
+        (0..cluster.layout.nodes.len()).map(|index| memory_mb(cluster.pid(index)?)).sum()
+    }
+
+    pub(super) async fn stop(&mut self) {
+        if let Some(own) = &mut self.own {
+            own.cluster.stop(STOP_GRACE, std::future::pending()).await;
+        }
+    }
+}
+
+fn address(url: &str) -> Result<String, Failure> {
+    let bare = url.strip_prefix("http://").unwrap_or(url);
+    if bare.contains('/') || !bare.contains(':') {
+        return Err(Failure::new(Exit::Usage, format!("`{url}` is not an endpoint"))
+            .help("write it like http://127.0.0.1:8080"));
+    }
+    Ok(bare.to_owned())
+}
+
+/// A directory on a disk: fsync costs nothing in memory, and figures from there would flatter.
+fn scratch_dir() -> std::io::Result<tempfile::TempDir> {
+    let places = [std::env::temp_dir(), PathBuf::from("/var/tmp"), PathBuf::from(".")];
+    let on_disk = places.iter().find(|place| super::environment::is_on_disk(place));
+    tempfile::Builder::new().prefix("ovncp-bench-").tempdir_in(on_disk.unwrap_or(&places[0]))
+}
+
+fn cpu_seconds(pid: u32) -> Option<f64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name in parentheses may hold anything; fields are counted after it: utime is 14, stime 15 (proc(5)).
+    let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
+    let ticks: f64 = fields.get(11)?.parse::<f64>().ok()? + fields.get(12)?.parse::<f64>().ok()?;
+    Some(ticks / TICKS_PER_SECOND)
+}
+
+fn memory_mb(pid: u32) -> Option<f64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    Some(line.trim().strip_suffix("kB")?.trim().parse::<f64>().ok()? / 1_024.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn own_process_has_cpu_time_and_memory() {
+        let pid = std::process::id();
+        assert!(cpu_seconds(pid).unwrap() >= 0.0);
+        assert!(memory_mb(pid).unwrap() > 0.1);
+    }
+
+    #[test]
+    fn addresses_come_from_plain_urls_only() {
+        assert_eq!(address("http://127.0.0.1:8080").unwrap(), "127.0.0.1:8080");
+        assert_eq!(address("[::1]:8080").unwrap(), "[::1]:8080");
+        assert!(address("https://x").is_err());
+        assert!(address("http://x:1/path").is_err());
+    }
+}

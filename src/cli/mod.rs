@@ -1,0 +1,159 @@
+//! The command line. `serve` and `dev` run nodes; everything else is a client of the HTTP API.
+//!
+//! ```text
+//! client.rs   endpoints, fail-over, idempotency keys     dev/    three nodes on this machine
+//! failure.rs  exit codes and the words that go with them lock/   hold a lock around a command
+//! output.rs   table, JSON, YAML                          bench/  load, measured as a user would
+//! ```
+
+mod bench;
+mod client;
+mod cluster;
+mod config;
+mod dev;
+mod failure;
+mod kv;
+mod lock;
+mod output;
+mod serve;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use self::client::Client;
+use self::failure::{Failure, Outcome};
+use self::output::Format;
+
+/// Highly available control platform for OVN: Raft coordination in one binary, no Redis, no etcd.
+#[derive(Debug, Parser)]
+#[command(
+    name = "ovncp",
+    version,
+    propagate_version = true,
+    max_term_width = 110,
+    after_help = "\
+Examples:
+  ovncp dev                              three nodes on this machine, to try it
+  ovncp status                           how the cluster is
+  ovncp lock deploy -- ./deploy.sh       run a command while holding a lock
+  ovncp serve --config /etc/ovncp.yaml   run one node
+
+Exit codes: 0 ok, 1 failure, 2 usage or configuration, 3 no endpoint reachable, 4 no quorum,
+            5 lock not acquired in time, 6 lock lost"
+)]
+struct Cli {
+    /// How results are printed
+    #[arg(short, long, global = true, value_enum, default_value_t, help_heading = "Global options")]
+    output: Format,
+    /// A node's HTTP address; repeat it and the others are asked when one does not answer
+    #[arg(
+        long,
+        global = true,
+        value_name = "URL",
+        env = "OVNCP_ENDPOINTS",
+        value_delimiter = ',',
+        help_heading = "Global options",
+        help = "A node's HTTP address [default: http://127.0.0.1:8080]; repeat it for fail-over"
+    )]
+    endpoint: Vec<String>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Serve(Box<serve::ServeArgs>),
+    Dev(dev::DevArgs),
+    Status(cluster::StatusArgs),
+    Members(cluster::MembersArgs),
+    TransferLeader(cluster::TransferArgs),
+    Locks(lock::LocksArgs),
+    Lock(lock::LockArgs),
+    Kv(kv::KvArgs),
+    Config(config::ConfigArgs),
+    Bench(Box<bench::BenchArgs>),
+    Completion(CompletionArgs),
+    #[command(hide = true)]
+    ExecUnder(lock::ExecUnderArgs),
+}
+
+/// Print a completion script for a shell.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Example:
+  ovncp completion bash > /etc/bash_completion.d/ovncp")]
+struct CompletionArgs {
+    /// The shell
+    #[arg(value_enum)]
+    shell: clap_complete::Shell,
+}
+
+/// Parses the command line, runs the command and gives its exit code.
+pub(crate) fn main() -> ExitCode {
+    let cli = Cli::parse();
+    run(cli).unwrap_or_else(|failure| failure.report())
+}
+
+fn run(cli: Cli) -> Outcome {
+    let format = cli.output;
+    let endpoints = Endpoints(cli.endpoint);
+    match cli.command {
+        Command::Serve(args) => serve::run(*args),
+        // One thread: children must be made by the thread that lives longest, and clients are light.
+        Command::Dev(args) => block_on(dev::run(args, format)),
+        Command::Status(args) => {
+            block_on(async { cluster::status(&args, &endpoints.client()?, format).await })
+        }
+        Command::Members(args) => {
+            block_on(async { cluster::members(&args, &endpoints.client()?, format).await })
+        }
+        Command::TransferLeader(args) => {
+            block_on(async { cluster::transfer(&args, &endpoints.client()?, format).await })
+        }
+        Command::Locks(args) => block_on(async { lock::list(&args, &endpoints.client()?, format).await }),
+        Command::Lock(args) => block_on(async { lock::hold(args, endpoints.client()?).await }),
+        Command::Kv(args) => block_on(async { kv::run(args, &endpoints.client()?, format).await }),
+        Command::Config(args) => config::run(&args, format),
+        Command::Bench(args) => block_on(bench::run(*args, endpoints.named(), format)),
+        Command::Completion(args) => {
+            let mut command = <Cli as clap::CommandFactory>::command();
+            clap_complete::generate(args.shell, &mut command, "ovncp", &mut std::io::stdout());
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::ExecUnder(args) => lock::exec_under(&args),
+    }
+}
+
+fn block_on(command: impl Future<Output = Outcome>) -> Outcome {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(|e| Failure::io("start the runtime", &e))?.block_on(command)
+}
+
+/// What `--endpoint` or its variable named.
+struct Endpoints(Vec<String>);
+
+impl Endpoints {
+    fn named(self) -> Vec<String> {
+        self.0.into_iter().filter(|text| !text.trim().is_empty()).collect()
+    }
+
+    fn client(self) -> Result<Client, Failure> {
+        let mut named = self.named();
+        if named.is_empty() {
+            named.push(client::ENDPOINT_DEFAULT.to_owned());
+        }
+        let token = std::env::var("OVNCP_ADMIN_TOKEN").ok().filter(|token| !token.is_empty());
+        Client::new(&named, token)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn command_line_is_consistent() {
+        <Cli as clap::CommandFactory>::command().debug_assert();
+    }
+}

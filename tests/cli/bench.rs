@@ -1,0 +1,42 @@
+//! `ovncp bench` on a cluster of its own: that it measures, checks and cleans up. How fast is no test.
+
+use serde_json::Value;
+
+use crate::support::{ovncp, run};
+
+fn bench(args: &[&str]) -> Value {
+    let dir = tempfile::tempdir().unwrap();
+    let own = ["-o", "json", "--warmup", "0s", "--data-dir", dir.path().to_str().unwrap()];
+    let done = run(ovncp(["bench"].into_iter().chain(args.iter().copied()).chain(own)));
+    assert_eq!(done.code, Some(0), "{done:?}");
+    serde_json::from_str(&done.out).unwrap()
+}
+
+#[test]
+fn rates_come_with_latencies_and_the_environment() {
+    for scenario in ["lock", "read", "write"] {
+        let report = bench(&[scenario, "--clients", "2", "--seconds", "1"]);
+        let result = &report["results"][0];
+        assert_eq!((&result["clients"], &result["errors"]), (&2.into(), &0.into()), "{report}");
+        assert!(result["per_second"].as_f64().unwrap() > 0.0, "{report}");
+        assert!(result["p50_ms"].as_f64() <= result["p99_ms"].as_f64(), "{report}");
+        assert!(report["environment"]["fsync_p50_us"].as_u64().is_some(), "{report}");
+    }
+}
+
+#[test]
+fn contended_lock_goes_round() {
+    let report = bench(&["contended", "--clients", "4", "--seconds", "1"]);
+    let result = &report["results"][0];
+    assert_eq!(result["errors"], 0, "{report}");
+    assert!(result["handovers"].as_u64().unwrap() > 4, "{report}");
+    assert!(result["jain"].as_f64().unwrap() > 0.5, "{report}");
+}
+
+#[test]
+fn failover_is_measured_and_needs_an_own_cluster() {
+    let report = bench(&["failover", "--clients", "2", "--runs", "1"]);
+    assert!(report["results"]["max_ms"].as_f64().unwrap() > 0.0, "{report}");
+    let named = run(ovncp(["bench", "failover", "--endpoint", "http://127.0.0.1:1"]));
+    assert_eq!(named.code, Some(2), "{named:?}");
+}

@@ -1,0 +1,10 @@
+//! The real binary, as a user runs it: what it prints, how it ends, and what it leaves behind.
+
+#![expect(clippy::unwrap_used, reason = "a test ends by panicking")]
+
+mod basics;
+mod bench;
+mod dev;
+mod fake;
+mod lock;
+mod support;
