@@ -2,24 +2,37 @@
 //!
 //! Cluster time is the replicated `now`, carried forward by the monotonic clock of whoever leads. A new leader
 //! re-anchors once it has applied the first entry of its own term: every earlier stamp is applied by then, so
-//! its clock starts where the last leader's entries ended and the time without a leader does not count. The
-//! wall clock is never read, so stepping it changes nothing.
+//! its clock starts where the last leader's entries ended and the time without a leader does not count.
+//!
+//! A leader without its quorum is no better than none: nobody can renew a lease with it. So the clock runs at
+//! most [`GRACE`] beyond the last acknowledgement of a quorum and then stands still until the next one, also
+//! when the whole process (or every process) stood still meanwhile. The wall clock is never read, so stepping
+//! it changes nothing.
+
+use std::time::Duration;
 
 use ovncp_state::Millis;
 use tokio::time::Instant;
 
+/// How far the clock runs beyond the last known acknowledgement of a quorum. Several times the interval of
+/// heartbeats, so that it never stands still under a leader that works.
+pub(crate) const GRACE: Duration = Duration::from_millis(500);
+
 /// A leader's clock during one term of office.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct LeaderClock {
     term: u64,
+    /// Cluster time at `anchored_at`.
     anchor: Millis,
     anchored_at: Instant,
+    /// Last acknowledgement of a quorum; never before `anchored_at`.
+    confirmed_at: Instant,
 }
 
 impl LeaderClock {
     /// Starts at `applied`, the state's `now` after an entry of `term` was applied here, read at `instant`.
     pub(crate) fn anchor(term: u64, applied: Millis, instant: Instant) -> Self {
-        Self { term, anchor: applied, anchored_at: instant }
+        Self { term, anchor: applied, anchored_at: instant, confirmed_at: instant }
     }
 
     /// The term it is good for.
@@ -27,49 +40,91 @@ impl LeaderClock {
         self.term
     }
 
-    /// Cluster time at `instant`. Never before the anchor.
-    pub(crate) fn at(&self, instant: Instant) -> Millis {
-        let elapsed = instant.saturating_duration_since(self.anchored_at).as_millis();
-        Millis(self.anchor.0.saturating_add(u64::try_from(elapsed).unwrap_or(u64::MAX)))
+    /// A quorum acknowledged what this leader sent at `instant`.
+    pub(crate) fn confirm(&mut self, instant: Instant) {
+        if instant > self.confirmed_at + GRACE {
+            // It stood still until now: the gap does not count.
+            self.anchor = self.at(instant);
+            self.anchored_at = instant;
+        }
+        self.confirmed_at = self.confirmed_at.max(instant);
     }
 
-    /// Cluster time now.
-    pub(crate) fn now(&self) -> Millis {
-        self.at(Instant::now())
+    /// Cluster time at `instant`. Never before the anchor, never [`GRACE`] beyond the last confirmation.
+    pub(crate) fn at(&self, instant: Instant) -> Millis {
+        let running = instant.min(self.confirmed_at + GRACE);
+        let elapsed = running.saturating_duration_since(self.anchored_at).as_millis();
+        Millis(self.anchor.0.saturating_add(u64::try_from(elapsed).unwrap_or(u64::MAX)))
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
+
+    fn seconds(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
 
     #[test]
     fn it_continues_from_the_applied_time_with_the_monotonic_clock() {
         let start = Instant::now();
-        let clock = LeaderClock::anchor(3, Millis(5_000), start);
+        let mut clock = LeaderClock::anchor(3, Millis(5_000), start);
         assert_eq!(clock.term(), 3);
         assert_eq!(clock.at(start), Millis(5_000));
         assert_eq!(clock.at(start + Duration::from_micros(1_999)), Millis(5_001));
-        assert_eq!(clock.at(start + Duration::from_secs(3_600)), Millis(3_605_000));
+        for passed in 1..=36_000 {
+            clock.confirm(start + Duration::from_millis(100 * passed));
+        }
+        assert_eq!(clock.at(start + seconds(3_600)), Millis(3_605_000));
     }
 
     #[test]
     fn it_never_runs_backwards_and_never_overflows() {
-        let start = Instant::now() + Duration::from_secs(10);
-        let clock = LeaderClock::anchor(1, Millis(u64::MAX - 1), start);
-        assert_eq!(clock.at(start - Duration::from_secs(5)), Millis(u64::MAX - 1));
-        assert_eq!(clock.at(start + Duration::from_secs(5)), Millis(u64::MAX));
+        let start = Instant::now() + seconds(10);
+        let mut clock = LeaderClock::anchor(1, Millis(u64::MAX - 1), start);
+        assert_eq!(clock.at(start - seconds(5)), Millis(u64::MAX - 1));
+        clock.confirm(start + Duration::from_millis(400));
+        clock.confirm(start);
+        assert_eq!(clock.at(start + Duration::from_millis(800)), Millis(u64::MAX));
     }
 
     #[test]
     fn a_new_anchor_leaves_out_the_time_without_a_leader() {
         let start = Instant::now();
-        let first = LeaderClock::anchor(1, Millis(0), start);
-        let last_stamp = first.at(start + Duration::from_secs(2));
+        let mut first = LeaderClock::anchor(1, Millis(0), start);
+        first.confirm(start + Duration::from_millis(400));
+        let last_stamp = first.at(start + Duration::from_millis(450));
         // 30 seconds pass before anybody leads again; the state's clock stood still meanwhile.
-        let second = LeaderClock::anchor(2, last_stamp, start + Duration::from_secs(32));
-        assert_eq!(second.at(start + Duration::from_secs(33)), Millis(3_000));
+        let second = LeaderClock::anchor(2, last_stamp, start + seconds(32));
+        assert_eq!(second.at(start + seconds(32) + Duration::from_millis(50)), Millis(500));
+    }
+
+    #[test]
+    fn it_stands_still_without_a_quorum_and_goes_on_with_the_next_acknowledgement() {
+        let start = Instant::now();
+        let mut clock = LeaderClock::anchor(1, Millis(1_000), start);
+        clock.confirm(start + Duration::from_millis(300));
+        let still = Millis(1_000 + 300 + 500);
+        assert_eq!(clock.at(start + seconds(5)), still);
+        assert_eq!(clock.at(start + seconds(60)), still);
+        clock.confirm(start + seconds(60));
+        assert_eq!(clock.at(start + seconds(60)), still);
+        assert_eq!(clock.at(start + seconds(60) + Duration::from_millis(40)), Millis(still.0 + 40));
+    }
+
+    #[test]
+    fn regular_acknowledgements_let_it_run_without_loss() {
+        let start = Instant::now();
+        let mut clock = LeaderClock::anchor(1, Millis(0), start);
+        let mut last = Millis(0);
+        for beat in 0..1_000_u64 {
+            let now = start + Duration::from_millis(40 * beat);
+            // Acknowledged with the time at which it was sent: always a little old.
+            clock.confirm(start + Duration::from_millis((40 * beat).saturating_sub(90)));
+            assert_eq!(clock.at(now), Millis(40 * beat));
+            assert!(clock.at(now) >= last);
+            last = clock.at(now);
+        }
     }
 }

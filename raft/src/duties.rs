@@ -10,7 +10,6 @@ use ovncp_state::{Command, Request};
 use tokio::time::{Instant, sleep};
 
 use crate::agreement::Agreement;
-use crate::clock::LeaderClock;
 use crate::consensus::Consensus;
 use crate::seat::Seat;
 use crate::shared::{Route, Shared};
@@ -28,7 +27,7 @@ pub(crate) async fn run(shared: Arc<Shared>, consensus: Arc<dyn Consensus>, seat
         let current = *route.borrow_and_update();
         let work = async {
             match current {
-                Route::Here(clock) => in_office(&shared, &consensus, &*seat, clock).await,
+                Route::Here { term } => in_office(&shared, &consensus, &*seat, term).await,
                 _ => std::future::pending().await,
             }
         };
@@ -44,24 +43,19 @@ pub(crate) async fn run(shared: Arc<Shared>, consensus: Arc<dyn Consensus>, seat
     }
 }
 
-async fn in_office(
-    shared: &Arc<Shared>,
-    consensus: &Arc<dyn Consensus>,
-    seat: &dyn Seat,
-    clock: LeaderClock,
-) {
+async fn in_office(shared: &Arc<Shared>, consensus: &Arc<dyn Consensus>, seat: &dyn Seat, term: u64) {
     let since = Instant::now();
-    tracing::info!(term = clock.term(), "leading");
+    tracing::info!(term, "leading");
     tokio::join!(
-        form_and_announce(shared, seat, clock),
-        ticker::run(Arc::clone(shared), clock),
+        form_and_announce(shared, seat, term),
+        ticker::run(Arc::clone(shared), term),
         failure::run(Arc::clone(shared), Arc::clone(consensus), since),
-        membership::run(Arc::clone(shared), Arc::clone(consensus), clock),
+        membership::run(Arc::clone(shared), Arc::clone(consensus), term),
     );
 }
 
 /// The state gets its cluster from whoever leads first, and then the name of its leader.
-async fn form_and_announce(shared: &Shared, seat: &dyn Seat, clock: LeaderClock) {
+async fn form_and_announce(shared: &Shared, seat: &dyn Seat, term: u64) {
     while !shared.replica.read(ovncp_state::State::is_formed) {
         match seat.agreement().await {
             Some(agreement) => {
@@ -74,7 +68,7 @@ async fn form_and_announce(shared: &Shared, seat: &dyn Seat, clock: LeaderClock)
         }
         sleep(RETRY_PAUSE).await;
     }
-    let announce = AnnounceLeader { id: shared.node_id().unwrap_or_default(), term: clock.term() };
+    let announce = AnnounceLeader { id: shared.node_id().unwrap_or_default(), term };
     let request = Request::from(Command::AnnounceLeader(announce));
     while proposals::propose(shared, &request, PROPOSE_TIMEOUT).await.is_err() {
         sleep(RETRY_PAUSE).await;

@@ -351,7 +351,7 @@ pub(crate) fn leader_hint(shared: &Shared) -> Option<LeaderHint> {
     let id = match shared.route() {
         Route::Nobody { .. } => return None,
         Route::Remote { leader, .. } => leader,
-        Route::Here(_) => shared.node_id()?,
+        Route::Here { .. } => shared.node_id()?,
     };
     let node = shared.replica.read(|state| state.node(id))?;
     let addr = shared.addr_of(&node.name, &node.info.peer_addr);

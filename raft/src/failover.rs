@@ -51,8 +51,7 @@ pub(crate) async fn run(shared: Arc<Shared>, consensus: Arc<dyn Consensus>) {
 
 fn is_gone(shared: &Shared, leader: NodeId) -> bool {
     let sights = shared.peers.sights();
-    let gone = sights.borrow().get(&leader).is_some_and(|sight| sight.gone_at.is_some());
-    gone
+    sights.borrow().get(&leader).is_some_and(|sight| sight.gone_at.is_some())
 }
 
 async fn take_over(shared: &Shared, consensus: &dyn Consensus, leader: NodeId, term: u64) {

@@ -209,7 +209,7 @@ impl Group {
     /// Stops this node: hands leadership over first when it leads, never changes the membership. Returns when
     /// everything is closed and the data directory is free.
     pub async fn shutdown(&self) {
-        if matches!(self.shared.route(), Route::Here(_)) && self.shared.stopped().is_none() {
+        if matches!(self.shared.route(), Route::Here { .. }) && self.shared.stopped().is_none() {
             let handed = transfer::hand_over(&self.shared, None, Instant::now() + HANDOVER_TIME_MAX);
             match timeout(HANDOVER_TIME_MAX, handed).await {
                 Ok(Ok(successor)) => tracing::info!(%successor, "leadership handed over"),

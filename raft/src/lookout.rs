@@ -48,7 +48,7 @@ pub(crate) async fn run(shared: Arc<Shared>, consensus: Arc<dyn Consensus>) {
             return;
         }
         let heard = shared.last_heard().unwrap_or(started);
-        if matches!(shared.route(), Route::Here(_)) || heard.elapsed() < SILENCE {
+        if matches!(shared.route(), Route::Here { .. }) || heard.elapsed() < SILENCE {
             continue;
         }
         for hint in ask_around(&shared, place).await {

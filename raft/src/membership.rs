@@ -24,7 +24,6 @@ use ovncp_state::{Command, NodeId, Request};
 use ovncp_storage::types::Peer;
 use tokio::time::{Instant, interval, timeout};
 
-use crate::clock::LeaderClock;
 use crate::consensus::{Change, Consensus, Metrics};
 use crate::failure::{self, CAUGHT_UP_LAG, Sight};
 use crate::shared::Shared;
@@ -263,7 +262,7 @@ impl Stability {
 }
 
 /// Works while this node leads; dropped at the end of the term.
-pub(crate) async fn run(shared: Arc<Shared>, consensus: Arc<dyn Consensus>, clock: LeaderClock) {
+pub(crate) async fn run(shared: Arc<Shared>, consensus: Arc<dyn Consensus>, term: u64) {
     let since = Instant::now();
     let mut stability = Stability::default();
     let mut look = interval(LOOK_PERIOD);
@@ -280,7 +279,7 @@ pub(crate) async fn run(shared: Arc<Shared>, consensus: Arc<dyn Consensus>, cloc
         }
         let picture = picture(&shared, &metrics, since, &mut stability);
         if let Some(action) = next_action(&picture) {
-            perform(&shared, &*consensus, &metrics, clock, action).await;
+            perform(&shared, &*consensus, &metrics, term, action).await;
         }
     }
 }
@@ -310,18 +309,12 @@ fn picture(shared: &Shared, metrics: &Metrics, since: Instant, stability: &mut S
     }
 }
 
-async fn perform(
-    shared: &Shared,
-    consensus: &dyn Consensus,
-    metrics: &Metrics,
-    clock: LeaderClock,
-    action: Action,
-) {
+async fn perform(shared: &Shared, consensus: &dyn Consensus, metrics: &Metrics, term: u64, action: Action) {
     match action {
         Action::Change(change, retain) => {
             tracing::info!(%change, "changing the membership");
-            let decided_on = metrics.membership_config.log_id().clone();
-            let done = consensus.change(change, retain, decided_on, clock.term());
+            let decided_on = *metrics.membership_config.log_id();
+            let done = consensus.change(change, retain, decided_on, term);
             match timeout(CHANGE_TIMEOUT, done).await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => tracing::warn!(%error, "membership not changed"),

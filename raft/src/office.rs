@@ -71,6 +71,9 @@ pub(crate) async fn run(shared: Arc<Shared>, consensus: Arc<dyn Consensus>) {
             };
             shared.stop(reason);
         }
+        if glance.leads {
+            confirm_clock(&shared, &reports.borrow_watched());
+        }
         advance_phase(&shared, &*consensus, &mut target);
         tokio::select! {
             changed = reports.changed() => {
@@ -93,10 +96,11 @@ fn update_route(shared: &Shared, glance: &Glance) {
     let own = shared.node_id();
     let next = if glance.leads {
         match current {
-            Route::Here(clock) if clock.term() == glance.term => current,
+            Route::Here { term } if term == glance.term => current,
             _ if glance.applied_term == glance.term => {
                 let (now, at) = (shared.replica.read(ovncp_state::State::now), Instant::now());
-                Route::Here(LeaderClock::anchor(glance.term, now, at))
+                shared.set_clock(LeaderClock::anchor(glance.term, now, at));
+                Route::Here { term: glance.term }
             }
             _ => Route::Nobody { last_known: own },
         }
@@ -113,6 +117,24 @@ fn update_route(shared: &Shared, glance: &Glance) {
         *route = next;
         changes
     });
+}
+
+/// The clock of a leader runs with the acknowledgements of its quorum.
+fn confirm_clock(shared: &Shared, metrics: &Metrics) {
+    let now = Instant::now();
+    if let Some(age) = quorum_ack_age(metrics)
+        && let Some(acked) = now.checked_sub(age)
+    {
+        shared.confirm(acked);
+    }
+}
+
+/// Time since a quorum last acknowledged this leader; a leader alone is its own quorum.
+pub(crate) fn quorum_ack_age(metrics: &Metrics) -> Option<Duration> {
+    if metrics.membership_config.voter_ids().eq([metrics.id]) {
+        return Some(Duration::ZERO);
+    }
+    metrics.last_quorum_acked.map(|acked| openraft::Instant::elapsed(&acked.into_inner()))
 }
 
 /// Keeps connections to every member, at the address where it is dialed.
@@ -141,12 +163,7 @@ fn abandon_hopeless(shared: &Shared, consensus: &dyn Consensus, working_at: &mut
     let silence = match shared.route() {
         Route::Nobody { .. } => None,
         Route::Remote { .. } => shared.last_heard().map(|heard| heard.elapsed()),
-        Route::Here(_) => {
-            let metrics = consensus.metrics();
-            let alone = metrics.membership_config.voter_ids().count() == 1;
-            let acked = metrics.last_quorum_acked.map(|at| openraft::Instant::elapsed(&at.into_inner()));
-            if alone { Some(Duration::ZERO) } else { acked }
-        }
+        Route::Here { .. } => quorum_ack_age(&consensus.metrics()),
     };
     let now = Instant::now();
     if let Some(last) = silence.and_then(|silence| now.checked_sub(silence)) {

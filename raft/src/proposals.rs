@@ -281,12 +281,12 @@ async fn fly(shared: Arc<Shared>, route: Route, batch: Vec<Queued>, generation: 
 async fn deliver(shared: &Shared, route: Route, batch: &[Queued]) -> Vec<Fate> {
     match route {
         Route::Nobody { .. } => vec![Fate::Retry; batch.len()],
-        Route::Here(clock) => {
+        Route::Here { term } => {
             let items = batch
                 .iter()
                 .map(|item| (shared.callers.origin(item.ticket), item.envelope.clone()))
                 .collect();
-            let submitted = shared.submit(clock, items).await;
+            let submitted = shared.submit(term, items).await;
             submitted
                 .into_iter()
                 .map(|fate| match fate {
@@ -330,7 +330,7 @@ pub(crate) async fn accept_forwarded(
 ) -> Vec<ForwardOutcome> {
     let count = items.len();
     let refuse = |hint| vec![ForwardOutcome::NotLeader { hint }; count];
-    let Route::Here(clock) = shared.route() else {
+    let Route::Here { term } = shared.route() else {
         return refuse(shared.last_known_leader());
     };
     if from.id.is_none() {
@@ -341,7 +341,7 @@ pub(crate) async fn accept_forwarded(
         return vec![ForwardOutcome::Busy; count];
     };
     let items = items.into_iter().map(|item| (item.origin, item.envelope)).collect();
-    let submitted = shared.submit(clock, items).await;
+    let submitted = shared.submit(term, items).await;
     submitted
         .into_iter()
         .map(|fate| match fate {

@@ -131,7 +131,7 @@ async fn round(shared: Arc<Shared>, mut readers: Vec<ReadRequest>) {
 async fn ask(shared: &Shared) -> Option<LogIndex> {
     match shared.route() {
         Route::Nobody { .. } => None,
-        Route::Here(_) => answer_peer(shared).await.ok(),
+        Route::Here { .. } => answer_peer(shared).await.ok(),
         Route::Remote { leader, .. } => shared.peers.read_index(leader).await.ok()?.ok(),
     }
 }

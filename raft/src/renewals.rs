@@ -117,7 +117,7 @@ fn enqueue(
 /// What this node answers to renewals of a peer.
 pub(crate) async fn answer_peer(shared: &Shared, items: Vec<RenewLock>) -> Vec<RenewOutcome> {
     let count = items.len();
-    if !matches!(shared.route(), Route::Here(_)) {
+    if !matches!(shared.route(), Route::Here { .. }) {
         return vec![RenewOutcome::NotLeader { hint: shared.last_known_leader() }; count];
     }
     let give_up = Instant::now() + shared.config.timing.no_leader_wait;
@@ -215,7 +215,7 @@ impl Collector {
         while let Ok(renewal) = self.queue.try_recv() {
             self.waiting.push_back(renewal);
         }
-        while !self.waiting.is_empty() && matches!(self.shared.route(), Route::Here(_)) {
+        while !self.waiting.is_empty() && matches!(self.shared.route(), Route::Here { .. }) {
             self.send_bundle();
         }
     }
@@ -225,7 +225,7 @@ impl Collector {
         let bundle: Vec<_> = self.waiting.drain(..count).collect();
         let shared = Arc::clone(&self.shared);
         match self.shared.route() {
-            Route::Here(_) => {
+            Route::Here { .. } => {
                 // Started here and not in the future, so that its place in the queue is taken now.
                 let renewals = bundle.iter().map(|one| one.renewal.clone()).collect();
                 let request = Request::from(Command::RenewLocks(renewals));
@@ -244,7 +244,7 @@ impl Collector {
         match self.shared.route() {
             // The leader does the collecting.
             Route::Remote { .. } => true,
-            Route::Here(_) | Route::Nobody { .. } => {
+            Route::Here { .. } | Route::Nobody { .. } => {
                 self.waiting.len() >= RENEWALS_PER_ENTRY_MAX || oldest.arrived.elapsed() >= COLLECT_TIME
             }
         }
@@ -258,7 +258,7 @@ impl Collector {
         let last_known = self.shared.last_known_leader();
         for renewal in returned {
             let give_up = renewal.give_up <= now
-                || (renewal.from_peer && !matches!(self.shared.route(), Route::Here(_)));
+                || (renewal.from_peer && !matches!(self.shared.route(), Route::Here { .. }));
             if give_up {
                 let _ = renewal.answer.send(Err(ProposeError::NoLeader { last_known }));
             } else {

@@ -10,6 +10,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::consensus::Metrics;
 use crate::failure;
+use crate::office::quorum_ack_age as quorum_ack_age_of;
 use crate::shared::{Route, Shared};
 use crate::status::{GroupStatus, PeerStatus};
 
@@ -27,9 +28,9 @@ pub(crate) fn status(shared: &Shared) -> GroupStatus {
         leader: match route {
             Route::Nobody { .. } => None,
             Route::Remote { leader, .. } => Some(leader),
-            Route::Here(_) => shared.node_id(),
+            Route::Here { .. } => shared.node_id(),
         },
-        is_leader: matches!(route, Route::Here(_)),
+        is_leader: matches!(route, Route::Here { .. }),
         quorum_ack_age_ms: None,
         last_log: LogIndex(0),
         committed: LogIndex(0),
@@ -67,10 +68,7 @@ fn quorum_ack_age(shared: &Shared, metrics: &Metrics, status: &GroupStatus) -> O
     if !status.is_leader {
         return shared.last_heard().map(|heard| heard.elapsed());
     }
-    if status.voters.len() == 1 {
-        return Some(Duration::ZERO);
-    }
-    metrics.last_quorum_acked.map(|acked| openraft::Instant::elapsed(&acked.into_inner()))
+    quorum_ack_age_of(metrics)
 }
 
 fn peers(metrics: &Metrics, own: NodeId) -> Vec<PeerStatus> {

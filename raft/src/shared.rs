@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use bytes::Bytes;
 use ovncp_state::command::JoinNode;
-use ovncp_state::{ClusterId, EventOffset, Incarnation, NodeId};
+use ovncp_state::{ClusterId, EventOffset, Incarnation, Millis, NodeId};
 use ovncp_storage::Replica;
 use ovncp_storage::types::{Origin, Peer, Proposal};
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -41,8 +41,11 @@ pub(crate) enum Route {
         /// Its term, as far as this node knows.
         term: u64,
     },
-    /// This node leads, and this is its clock.
-    Here(LeaderClock),
+    /// This node leads, and its clock runs.
+    Here {
+        /// Its term.
+        term: u64,
+    },
 }
 
 impl Route {
@@ -50,7 +53,7 @@ impl Route {
         match *self {
             Self::Nobody { last_known } => last_known,
             Self::Remote { leader, .. } => Some(leader),
-            Self::Here(_) => own,
+            Self::Here { .. } => own,
         }
     }
 }
@@ -77,6 +80,8 @@ pub(crate) struct Shared {
     pub(crate) seated: watch::Sender<bool>,
     pub(crate) membership: Mutex<Option<Membership>>,
     pub(crate) route: watch::Sender<Route>,
+    /// Of the term in which this node led last.
+    pub(crate) clock: Mutex<Option<LeaderClock>>,
     pub(crate) known_peers: Mutex<BTreeMap<NodeId, Peer>>,
     pub(crate) last_heard: Mutex<Option<Instant>>,
     pub(crate) phase: watch::Sender<Phase>,
@@ -207,14 +212,31 @@ impl Shared {
         let _ = self.seated.subscribe().wait_for(|seated| *seated).await;
     }
 
+    /// The leader's clock in `term`, now.
+    pub(crate) fn stamp(&self, term: u64) -> Option<Millis> {
+        let clock = self.clock.lock().unwrap_or_else(PoisonError::into_inner);
+        clock.as_ref().filter(|clock| clock.term() == term).map(|clock| clock.at(Instant::now()))
+    }
+
+    /// A quorum acknowledged what this leader sent at `instant`.
+    pub(crate) fn confirm(&self, instant: Instant) {
+        if let Some(clock) = &mut *self.clock.lock().unwrap_or_else(PoisonError::into_inner) {
+            clock.confirm(instant);
+        }
+    }
+
+    /// This leader's clock begins.
+    pub(crate) fn set_clock(&self, clock: LeaderClock) {
+        *self.clock.lock().unwrap_or_else(PoisonError::into_inner) = Some(clock);
+    }
+
     /// Stamps proposals with this leader's clock and appends them, if it still leads that term.
-    pub(crate) async fn submit(&self, clock: LeaderClock, items: Vec<(Origin, Bytes)>) -> Vec<Submitted> {
-        let Some(consensus) = self.consensus.get() else {
+    pub(crate) async fn submit(&self, term: u64, items: Vec<(Origin, Bytes)>) -> Vec<Submitted> {
+        let (Some(consensus), Some(at)) = (self.consensus.get(), self.stamp(term)) else {
             return vec![Submitted::Refused { leader: None }; items.len()];
         };
-        let at = clock.now();
         let proposals =
             items.into_iter().map(|(origin, envelope)| Proposal { at, origin, envelope }).collect();
-        consensus.submit(proposals, clock.term()).await
+        consensus.submit(proposals, term).await
     }
 }

@@ -140,6 +140,7 @@ async fn run<D: Disk, N: Net>(
         consensus: OnceLock::new(),
         seated: watch::Sender::new(false),
         membership: Mutex::new(None),
+        clock: Mutex::new(None),
         route: watch::Sender::new(Route::Nobody { last_known: None }),
         known_peers: Mutex::default(),
         last_heard: Mutex::new(None),

@@ -10,7 +10,6 @@ use std::time::Duration;
 use ovncp_state::{Command, Millis, Request};
 use tokio::time::{Instant, sleep_until, timeout};
 
-use crate::clock::LeaderClock;
 use crate::shared::Shared;
 use crate::{proposals, renewals};
 
@@ -40,13 +39,14 @@ fn next_step(now: Millis, written: Millis, deadline: Option<Millis>) -> Step {
     if due <= now.0 { Step::Tick } else { Step::Sleep(Millis(due - now.0)) }
 }
 
-/// Ticks while this node leads with this clock; dropped at the end of the term.
-pub(crate) async fn run(shared: Arc<Shared>, clock: LeaderClock) {
+/// Ticks while this node leads `term`; dropped at the end of the term.
+pub(crate) async fn run(shared: Arc<Shared>, term: u64) {
     let mut applied = shared.replica.applied_watch();
     loop {
         applied.mark_unchanged();
         let (written, deadline) = shared.replica.read(|state| (state.now(), state.next_deadline()));
-        match next_step(clock.now(), written, deadline) {
+        let Some(now) = shared.stamp(term) else { return };
+        match next_step(now, written, deadline) {
             Step::Tick => tick(&shared).await,
             Step::Idle => {
                 if applied.changed().await.is_err() {

@@ -35,7 +35,7 @@ pub(crate) async fn transfer(
     let deadline = Instant::now() + time;
     loop {
         let attempt = match shared.route() {
-            Route::Here(_) => Some(hand_over(shared, target, deadline).await),
+            Route::Here { .. } => Some(hand_over(shared, target, deadline).await),
             Route::Remote { leader, .. } if target == Some(leader) => Some(Ok(leader)),
             Route::Remote { .. } => ask_leader(shared, target, deadline).await,
             Route::Nobody { .. } => None,
@@ -73,7 +73,7 @@ async fn ask_leader(
 
 /// What this node answers to a peer that asks for a hand-over.
 pub(crate) async fn answer_peer(shared: &Shared, target: Option<NodeId>) -> ControlResponse {
-    if !matches!(shared.route(), Route::Here(_)) {
+    if !matches!(shared.route(), Route::Here { .. }) {
         return ControlResponse::NotLeader { leader: leader_hint(shared) };
     }
     match hand_over(shared, target, Instant::now() + HANDOVER_TIME_MAX).await {

@@ -2,13 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
-use std::path::PathBuf;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use ovncp_raft::{Group, GroupConfig, GroupStatus, Phase, StaticPeer, Timing};
+use ovncp_raft::{Group, GroupConfig, GroupStatus, Phase, StartError, StaticPeer, Timing};
 use ovncp_state::command::{KvOperation, WriteKv};
 use ovncp_state::{Command, NodeId, Request};
+use ovncp_storage::runtime::Process;
 use tempfile::TempDir;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 /// Generous: a busy machine must not fail a test.
@@ -32,6 +34,7 @@ fn free_address() -> SocketAddr {
 pub(crate) struct TestNode {
     pub(crate) config: GroupConfig,
     dir: TempDir,
+    process: Process,
     group: Option<Group>,
 }
 
@@ -40,7 +43,7 @@ impl TestNode {
         let dir = tempfile::tempdir().unwrap();
         let mut config = GroupConfig::new(name, free_address(), dir.path().join("data"));
         config.timing = quick();
-        Self { config, dir, group: None }
+        Self { config, dir, process: Process::new(), group: None }
     }
 
     pub(crate) fn name(&self) -> &str {
@@ -56,8 +59,31 @@ impl TestNode {
     }
 
     pub(crate) async fn start(&mut self) {
+        self.try_start().await.unwrap();
+    }
+
+    pub(crate) async fn try_start(&mut self) -> Result<(), StartError> {
         assert!(self.group.is_none());
-        self.group = Some(Group::start(self.config.clone()).await.unwrap());
+        self.process = Process::new();
+        let starting = self.process.own(Group::start(self.config.clone()));
+        self.group = Some(tokio::spawn(starting).await.unwrap()?);
+        Ok(())
+    }
+
+    /// As `kill -9` does: no task runs any further, connections break, nothing is handed over.
+    pub(crate) fn kill(&mut self) {
+        self.process.kill();
+        self.group = None;
+    }
+
+    /// As `SIGSTOP` does.
+    pub(crate) fn pause(&self) {
+        self.process.pause();
+    }
+
+    /// As `SIGCONT` does.
+    pub(crate) fn resume(&self) {
+        self.process.resume();
     }
 
     pub(crate) async fn stop(&mut self) {
@@ -70,10 +96,6 @@ impl TestNode {
     pub(crate) fn wipe(&mut self) {
         assert!(self.group.is_none());
         std::fs::remove_dir_all(self.dir.path().join("data")).unwrap();
-    }
-
-    pub(crate) fn data(&self) -> PathBuf {
-        self.dir.path().join("data")
     }
 
     pub(crate) async fn until(&self, what: &str, holds: impl FnMut(&GroupStatus) -> bool) -> GroupStatus {
@@ -96,9 +118,13 @@ impl TestNode {
     }
 }
 
-/// Timing for tests: members are suspected and promoted within a second or two.
+/// Timing for tests: members are suspected and promoted within a second or two. Elections are slower than in
+/// production, so that a busy machine does not make false ones.
 pub(crate) fn quick() -> Timing {
     Timing {
+        raft_heartbeat: Duration::from_millis(100),
+        election_timeout_min: Duration::from_millis(500),
+        election_timeout_max: Duration::from_millis(900),
         heartbeat_interval: Duration::from_millis(300),
         node_timeout: Duration::from_millis(1_500),
         promotion_stable: Duration::from_millis(500),
@@ -106,13 +132,18 @@ pub(crate) fn quick() -> Timing {
     }
 }
 
+/// Clusters at once: more would only slow each other down.
+static CLUSTERS: LazyLock<Arc<Semaphore>> = LazyLock::new(|| Arc::new(Semaphore::new(2)));
+
 pub(crate) struct Cluster {
     pub(crate) nodes: BTreeMap<String, TestNode>,
+    _turn: OwnedSemaphorePermit,
 }
 
 impl Cluster {
     /// Nodes `n1..` that know each other, not started.
-    pub(crate) fn new(count: usize) -> Self {
+    pub(crate) async fn new(count: usize) -> Self {
+        let turn = Arc::clone(&CLUSTERS).acquire_owned().await.unwrap();
         let names: Vec<String> = (1..=count).map(|number| format!("n{number}")).collect();
         let mut nodes: BTreeMap<String, TestNode> =
             names.iter().map(|name| (name.clone(), TestNode::alone(name))).collect();
@@ -123,11 +154,11 @@ impl Cluster {
         for node in nodes.values_mut() {
             node.config.peers.clone_from(&peers);
         }
-        Self { nodes }
+        Self { nodes, _turn: turn }
     }
 
     pub(crate) async fn formed(count: usize) -> Self {
-        let mut cluster = Self::new(count);
+        let mut cluster = Self::new(count).await;
         for node in cluster.nodes.values_mut() {
             node.start().await;
         }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ovncp_raft::{MembershipError, Phase};
+use ovncp_raft::{MembershipError, Phase, StaticPeer};
 use ovncp_state::NodeId;
 use ovncp_state::command::{NodeRole, NodeStatus};
 use ovncp_state::view::NodeView;
@@ -176,12 +176,16 @@ async fn all_nodes_come_up_on_new_addresses_under_the_same_names() {
     let mut cluster = Cluster::formed(3).await;
     cluster.node("n1").group().propose(put("a", "1"), TIMEOUT).await.unwrap();
     cluster.stop().await;
-    let fresh = Cluster::new(3);
-    for (name, node) in &mut cluster.nodes {
-        let moved = &fresh.nodes[name].config;
-        node.config.listen = moved.listen;
-        node.config.info.peer_addr.clone_from(&moved.info.peer_addr);
-        node.config.peers.clone_from(&moved.peers);
+    let moved: Vec<_> = cluster.nodes.keys().map(|name| TestNode::alone(name).config).collect();
+    let peers: Vec<_> = moved
+        .iter()
+        .map(|config| StaticPeer { name: config.name.clone(), addr: config.listen.to_string() })
+        .collect();
+    for config in moved {
+        let node = cluster.node_mut(&config.name);
+        node.config.listen = config.listen;
+        node.config.info.peer_addr = config.info.peer_addr;
+        node.config.peers.clone_from(&peers);
         node.start().await;
     }
     for node in cluster.running() {

@@ -82,7 +82,7 @@ async fn without_a_majority_writes_are_refused_in_time_and_go_on_when_one_return
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_waits_for_its_silent_peers_and_says_for_whom() {
-    let mut cluster = Cluster::new(3);
+    let mut cluster = Cluster::new(3).await;
     for name in ["n1", "n3"] {
         cluster.node_mut(name).start().await;
     }
