@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ovncp_state::NodeId;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use crate::consensus::Consensus;
 use crate::shared::{Route, Shared};
@@ -23,19 +23,48 @@ use crate::shared::{Route, Shared};
 const ATTEMPTS_MAX: u32 = 6;
 /// Head start of each voter over the one with the next id: a few round trips and an fsync.
 const STAGGER: Duration = Duration::from_millis(15);
+/// What a process sent before its end may be read this much later.
+const LAST_WORDS: Duration = Duration::from_millis(50);
 /// Pause between attempts of one voter.
 const RETRY_PAUSE: Duration = Duration::from_millis(25);
+
+/// A leader as this node followed it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Followed {
+    leader: NodeId,
+    term: u64,
+    since: Instant,
+}
+
+impl Followed {
+    /// Whether its process ended after this node began to follow it and after it last spoke. A sighting stays
+    /// in the record when the node is started again, so an older one says nothing.
+    fn is_gone(&self, gone_at: Option<Instant>, last_heard: Option<Instant>) -> bool {
+        gone_at.is_some_and(|gone| {
+            gone >= self.since && last_heard.is_none_or(|heard| gone + LAST_WORDS >= heard)
+        })
+    }
+}
 
 /// Watches the leader's connection until this node stops.
 pub(crate) async fn run(shared: Arc<Shared>, consensus: Arc<dyn Consensus>) {
     let mut sights = shared.peers.sights();
     let mut route = shared.route.subscribe();
+    let mut followed = None;
     loop {
         let current = *route.borrow_and_update();
-        if let Route::Remote { leader, term } = current
-            && is_gone(&shared, leader)
-        {
-            take_over(&shared, &*consensus, leader, term).await;
+        followed = match (current, followed) {
+            (Route::Remote { leader, term }, Some(Followed { leader: l, term: t, .. }))
+                if (l, t) == (leader, term) =>
+            {
+                followed
+            }
+            (Route::Remote { leader, term }, _) => Some(Followed { leader, term, since: Instant::now() }),
+            _ => None,
+        };
+        sights.mark_unchanged();
+        if let Some(followed) = followed.filter(|followed| seen_gone(&shared, followed)) {
+            take_over(&shared, &*consensus, followed).await;
         }
         tokio::select! {
             changed = sights.changed() => {
@@ -49,14 +78,16 @@ pub(crate) async fn run(shared: Arc<Shared>, consensus: Arc<dyn Consensus>) {
     }
 }
 
-fn is_gone(shared: &Shared, leader: NodeId) -> bool {
+fn seen_gone(shared: &Shared, followed: &Followed) -> bool {
     let sights = shared.peers.sights();
-    sights.borrow().get(&leader).is_some_and(|sight| sight.gone_at.is_some())
+    let gone_at = sights.borrow().get(&followed.leader).and_then(|sight| sight.gone_at);
+    followed.is_gone(gone_at, shared.last_heard())
 }
 
-async fn take_over(shared: &Shared, consensus: &dyn Consensus, leader: NodeId, term: u64) {
+async fn take_over(shared: &Shared, consensus: &dyn Consensus, followed: Followed) {
+    let Followed { leader, term, .. } = followed;
     let own = shared.node_id().unwrap_or_default();
-    let still = || shared.route() == Route::Remote { leader, term } && is_gone(shared, leader);
+    let still = || shared.route() == Route::Remote { leader, term } && seen_gone(shared, &followed);
     let metrics = consensus.metrics();
     let vote = metrics.vote;
     if !vote.is_committed() || metrics.current_term != term {
@@ -77,5 +108,24 @@ async fn take_over(shared: &Shared, consensus: &dyn Consensus, leader: NodeId, t
         }
         consensus.campaign().await;
         sleep(RETRY_PAUSE).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_an_end_after_the_last_word_of_the_present_leader_counts() {
+        let since = Instant::now();
+        let later = |millis| Some(since + Duration::from_millis(millis));
+        let followed = Followed { leader: NodeId(1), term: 3, since };
+        assert!(!followed.is_gone(None, later(5)));
+        assert!(followed.is_gone(later(10), later(5)));
+        assert!(followed.is_gone(later(10), None));
+        assert!(followed.is_gone(later(10), later(20)), "its last words were read late");
+        assert!(!followed.is_gone(later(10), later(100)), "it spoke afterwards");
+        let restarted = Followed { since: since + Duration::from_millis(50), ..followed };
+        assert!(!restarted.is_gone(later(10), None), "an earlier process of the same node");
     }
 }
