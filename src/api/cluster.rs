@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::error::{ApiError, Code};
-use super::extract::{Admin, ConsistencyParam, Fresh, OptionalJson, Query, Segment};
+use super::extract::{Admin, ConsistencyParam, Fresh, IdempotencyKey, OptionalJson, Query, Segment};
 use super::{App, At, Shared};
 use crate::services::ServiceError;
 use crate::services::membership::NodeReport;
@@ -305,6 +305,8 @@ pub async fn remove(
     _: Admin,
     State(app): State<Shared>,
     Segment(name): Segment,
+    // A removal may be repeated as it is: the key is only checked.
+    _: IdempotencyKey,
     body: OptionalJson<RemoveRequest>,
 ) -> Result<StatusCode, ApiError> {
     let reason = body.value.reason.unwrap_or_else(|| REASON_DEFAULT.to_owned());
@@ -372,6 +374,8 @@ pub struct Transferred {
 pub async fn transfer(
     _: Admin,
     State(app): State<Shared>,
+    // A hand-over may be repeated as it is: the key is only checked.
+    _: IdempotencyKey,
     body: OptionalJson<TransferRequest>,
 ) -> Result<axum::Json<Transferred>, ApiError> {
     let target = body.value.target;

@@ -29,7 +29,7 @@ section! {
         /// How long a write may take to be replicated before it is answered 504.
         propose_timeout: Duration = Duration::from_secs(5), env "OVNCP_PROPOSE_TIMEOUT";
         /// How long a read may wait for a leader to confirm it before it is answered 503.
-        read_timeout: Duration = Duration::from_secs(2), env "OVNCP_READ_TIMEOUT";
+        read_timeout: Duration = Duration::from_millis(1_500), env "OVNCP_READ_TIMEOUT";
         /// How long a stopping node lets requests finish.
         shutdown_timeout: Duration = Duration::from_secs(10), env "OVNCP_SHUTDOWN_TIMEOUT";
     }

@@ -86,7 +86,6 @@ pub struct AcquireRequest {
     pub session_id: Option<String>,
     /// Any JSON, at most 4,096 bytes.
     #[serde(default)]
-    #[schema(value_type = Option<Object>)]
     pub metadata: Option<Value>,
 }
 
@@ -118,7 +117,6 @@ pub struct AcquireManyRequest {
     pub session_id: Option<String>,
     /// As for one lock.
     #[serde(default)]
-    #[schema(value_type = Option<Object>)]
     pub metadata: Option<Value>,
 }
 
@@ -276,6 +274,8 @@ pub struct RenewedLease {
 pub async fn renew(
     State(app): State<Shared>,
     Segment(key): Segment,
+    // A renewal may be repeated as it is: the key is only checked.
+    _: IdempotencyKey,
     body: JsonBody<RenewRequest>,
 ) -> Result<axum::Json<RenewedLease>, ApiError> {
     let renewed = app.locks.renew(key, &body.value.secret, body.value.ttl_ms.map(Millis)).await?;
@@ -390,7 +390,6 @@ pub struct LockHolder {
     /// Every key of the grant.
     pub keys: Vec<String>,
     /// As given at acquire.
-    #[schema(value_type = Option<Object>)]
     pub metadata: Option<Value>,
     /// When it was granted.
     pub since: String,

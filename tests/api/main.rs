@@ -6,4 +6,5 @@ mod kv;
 mod locks;
 mod openapi;
 mod support;
+mod three;
 mod waiting;

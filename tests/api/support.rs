@@ -5,6 +5,8 @@
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use ovncp::config::{Config, Sources};
 use ovncp::node::Node;
@@ -52,8 +54,14 @@ fn template(path: &str, method: &str) -> Option<&'static str> {
     DOCUMENTED.keys().filter(takes).find(fits).map(String::as_str)
 }
 
+/// Clusters of this process so far, for their addresses.
+static NETS_USED: AtomicU32 = AtomicU32::new(0);
+/// Longer than three nodes need to form on a slow machine.
+const START_PATIENCE: Duration = Duration::from_secs(60);
+
 /// A node that serves.
 pub(crate) struct TestNode {
+    pub(crate) name: String,
     pub(crate) base: String,
     pub(crate) metrics: String,
     pub(crate) group: Group,
@@ -70,6 +78,47 @@ impl TestNode {
 
     /// With further settings.
     pub(crate) async fn start_with(settings: &[(&str, &str)]) -> Self {
+        let node = Self::begin(settings).await;
+        node.serving().await;
+        node
+    }
+
+    /// Three nodes of one cluster. Each group of nodes has loopback addresses of its own, so that peers can be
+    /// named before they listen and no two tests ask for one port.
+    pub(crate) async fn start_three() -> [Self; 3] {
+        let net = NETS_USED.fetch_add(1, Ordering::Relaxed);
+        let pid = std::process::id();
+        let host = |rank: u32| format!("127.{}.{}.{}", 32 + pid / 256 % 64, pid % 256, net * 8 + rank);
+        let peers: Vec<_> = (1..=3).map(|rank| format!("node-{rank}={}:7400", host(rank))).collect();
+        let peers = peers.join(",");
+        let mut nodes = Vec::new();
+        for rank in 1..=3 {
+            let (name, host) = (format!("node-{rank}"), host(rank));
+            let settings = [
+                ("cluster.node_id", name.as_str()),
+                ("cluster.peers", peers.as_str()),
+                ("cluster.node_ip", host.as_str()),
+                ("cluster.peer_port", "7400"),
+                ("server.listen", host.as_str()),
+            ];
+            nodes.push(Self::begin(&settings).await);
+        }
+        for node in &nodes {
+            tokio::time::timeout(START_PATIENCE, node.serving()).await.expect("three nodes form a cluster");
+        }
+        nodes.try_into().ok().expect("three were begun")
+    }
+
+    /// Waits until the node has caught up once and knows a leader.
+    async fn serving(&self) {
+        let mut status = self.group.status_watch();
+        status
+            .wait_for(|status| status.phase == Phase::Serving && status.leader.is_some())
+            .await
+            .expect("the group goes on");
+    }
+
+    async fn begin(settings: &[(&str, &str)]) -> Self {
         let data = tempfile::tempdir().unwrap();
         let mut sources = Sources::default()
             .with_override("server.listen", "--listen", "127.0.0.1")
@@ -83,6 +132,8 @@ impl TestNode {
             sources = sources.with_override(path, "--test", *value);
         }
         let node = Node::build(Config::load(&sources).unwrap().config).await.unwrap();
+        let name =
+            settings.iter().find(|(path, _)| *path == "cluster.node_id").map_or("node-1", |(_, name)| name);
         let base = format!("http://{}", node.http_address());
         let metrics = format!("http://{}", node.metrics_address());
         let group = node.group().clone();
@@ -90,13 +141,8 @@ impl TestNode {
         let task = tokio::spawn(async move {
             node.run(async { stopped.await.unwrap_or_default() }).await.unwrap();
         });
-        let mut status = group.status_watch();
-        status
-            .wait_for(|status| status.phase == Phase::Serving && status.leader.is_some())
-            .await
-            .expect("the group goes on");
         let client = reqwest::Client::builder().no_proxy().build().unwrap();
-        Self { base, metrics, group, client, stop: Some(stop), task, _data: data }
+        Self { name: name.to_owned(), base, metrics, group, client, stop: Some(stop), task, _data: data }
     }
 
     /// Waits for the end of a node that was told to stop.
@@ -110,7 +156,7 @@ impl TestNode {
 
     pub(crate) fn call(&self, method: Method, path: &str) -> Call {
         let request = self.client.request(method.clone(), format!("{}{path}", self.base));
-        Call { method, path: path.to_owned(), request }
+        Call { node: self.name.clone(), method, path: path.to_owned(), request }
     }
 
     pub(crate) async fn get(&self, path: &str) -> Answer {
@@ -135,6 +181,7 @@ impl Drop for TestNode {
 
 /// A request being made.
 pub(crate) struct Call {
+    node: String,
     method: Method,
     path: String,
     request: reqwest::RequestBuilder,
@@ -162,6 +209,7 @@ impl Call {
         let (status, headers) = (response.status(), response.headers().clone());
         let bytes = response.bytes().await.unwrap().to_vec();
         let answer = Answer { status, headers, bytes };
+        assert_eq!(answer.header("x-ovncp-node"), self.node);
         answer.check(&self.method, &self.path);
         answer
     }
@@ -201,7 +249,6 @@ impl Answer {
     }
 
     fn check(&self, method: &Method, path: &str) {
-        assert_eq!(self.header("x-ovncp-node"), "node-1");
         assert!(!self.header("x-request-id").is_empty());
         if self.status.as_u16() >= 400 && !path.starts_with("/health") {
             self.check_problem();

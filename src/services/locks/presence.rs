@@ -3,7 +3,8 @@
 //! A [`Presence`] lives as long as its request. Dropped before the outcome was delivered, it has the request
 //! cancelled by a task of its own: the waiter leaves the queue, or the grant that nobody learned of is given
 //! back. A request with an idempotency key is cancelled only after [`RETRY_WINDOW`], so that a retry can
-//! attach to it; a retry on this node within that time calls the cancellation off.
+//! attach to it; a retry on this node within that time calls the cancellation off, and one on another node moves
+//! the request there, where a cancellation from here no longer reaches it.
 //!
 //! What no cancellation reaches (this node dies, no leader) ends by the waiter's deadline and the lease.
 
@@ -12,7 +13,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use ovncp_state::command::CancelWait;
-use ovncp_state::view::WaiterStatus;
 use ovncp_state::{Command, NodeId, WaiterId};
 use tokio::sync::Semaphore;
 
@@ -24,6 +24,9 @@ pub(super) const RETRY_WINDOW: Duration = Duration::from_secs(10);
 const CANCELLATIONS_MAX: usize = 20_000;
 /// Tries of one cancellation, each as long as a write may take.
 const CANCEL_TRIES: usize = 5;
+
+/// Pause between two tries of a cancellation.
+const CANCEL_PAUSE: Duration = Duration::from_millis(200);
 
 type Scope = [u8; 16];
 
@@ -174,7 +177,7 @@ impl Cancellation {
         if self.scope.is_some() {
             tokio::time::sleep(RETRY_WINDOW).await;
         }
-        if self.called_off() || !self.is_ours() {
+        if self.called_off() {
             return;
         }
         self.propose().await;
@@ -194,13 +197,6 @@ impl Cancellation {
         })
     }
 
-    /// A grant may have been delivered to a retry on another node meanwhile: with an idempotency key only a
-    /// request that still waits is cancelled, and the lease ends the rest.
-    fn is_ours(&self) -> bool {
-        self.scope.is_none()
-            || self.core.group.read(|state| state.waiter(self.waiter)).1 == WaiterStatus::Waiting
-    }
-
     async fn propose(&self) {
         for _ in 0..CANCEL_TRIES {
             let command = Command::CancelWait(CancelWait { waiter: self.waiter, node: self.node });
@@ -214,6 +210,3 @@ impl Cancellation {
         }
     }
 }
-
-/// Pause between two tries of a cancellation.
-const CANCEL_PAUSE: Duration = Duration::from_millis(200);
