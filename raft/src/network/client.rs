@@ -25,7 +25,7 @@ use super::dial::{Shared, lock};
 use super::frame::Kind;
 use super::handler::SnapshotSource;
 use super::identity::{Directory, Identity, Lane, PeerIdentity, Refusal, Target};
-use super::limits::FORWARD_ITEMS_MAX;
+use super::limits::{FORWARD_ITEMS_MAX, FRAME_BYTES_MAX};
 use super::link::{Link, PeerEntry, answer_body};
 use super::message::{
     ControlRequest, ControlResponse, ForwardItem, ForwardOutcome, ReadIndexRefusal, RenewItem, RenewOutcome,
@@ -212,6 +212,9 @@ impl<N: Net, S> PeerNetwork<N, S> {
             return Err(CallError::Busy);
         }
         let body = body(|out| wire::put_forward(out, items));
+        if body.len() > FRAME_BYTES_MAX {
+            return Err(CallError::Declined(format!("a batch of {} bytes fits into no frame", body.len())));
+        }
         let answer = self.forward_lane(to)?.call(Kind::Forward, body, Kind::ForwardAnswer).await?;
         outcomes(&answer, items.len())
     }

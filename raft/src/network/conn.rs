@@ -8,9 +8,9 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, Wr
 use tokio::time::Instant;
 
 use super::frame::{self, Frame, FrameError, Kind};
-use super::identity::PeerIdentity;
+use super::identity::{Lane, PeerIdentity};
 use super::limits::{
-    FRAME_BYTES_MAX, IDLE_BUFFER_BYTES_MAX, READ_BYTES, READ_BYTES_MIN, WRITE_BUFFER_BYTES_MAX,
+    IDLE_BUFFER_BYTES_MAX, READ_BYTES, READ_BYTES_MIN, WRITE_BUFFER_BYTES_MAX, frame_bytes_max,
 };
 use super::wire::Fault;
 
@@ -64,9 +64,9 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         Self { stream, buffer: BytesMut::new(), frame_bytes_max }
     }
 
-    /// Frames of full size are welcome from now on.
-    pub(super) fn open(&mut self) {
-        self.frame_bytes_max = FRAME_BYTES_MAX;
+    /// Frames of the lane's size are welcome from now on.
+    pub(super) fn open(&mut self, lane: Lane) {
+        self.frame_bytes_max = frame_bytes_max(lane);
     }
 
     /// The next frame. Cancel-safe: what was read stays.
@@ -185,6 +185,7 @@ impl Liveness {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::network::limits::FRAME_BYTES_MAX;
 
     #[tokio::test]
     async fn kept_bodies_share_blocks() {

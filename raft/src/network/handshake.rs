@@ -84,7 +84,7 @@ where
             if !(PROTOCOL_MIN..=PROTOCOL_MAX).contains(&welcome.version) {
                 return Err(Refusal::Version { min: PROTOCOL_MIN, max: PROTOCOL_MAX }.into());
             }
-            reader.open();
+            reader.open(hello.lane);
             Ok(Conn { reader, writer, peer: welcome.peer })
         }
         Kind::Refused => {

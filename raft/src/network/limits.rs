@@ -2,8 +2,14 @@
 
 use ovncp_storage::codec::ENTRY_BYTES_MAX;
 
-/// Bytes of one frame's body.
+use super::identity::Lane;
+
+/// Bytes of one frame's body, on the lanes that carry entries and snapshots.
 pub const FRAME_BYTES_MAX: usize = 16 * 1_024 * 1_024;
+/// The same on the control lane, which is open to nodes that are no members.
+pub const CONTROL_FRAME_BYTES_MAX: usize = 1_024 * 1_024;
+/// The same on the heartbeat lane, which carries no entries.
+pub const HEARTBEAT_FRAME_BYTES_MAX: usize = 64 * 1_024;
 /// Bytes of a hand-shake message: read before anything is known of the peer.
 pub const HANDSHAKE_BYTES_MAX: usize = 4 * 1_024;
 /// Size of a block of the read buffer. A frame's memory grows with what arrives, not with what its header
@@ -46,6 +52,15 @@ pub const CONNECTIONS_PER_LANE_MAX: usize = 4;
 pub const CONTROL_CONNECTIONS_MAX: usize = 64;
 /// Members whose starts are remembered.
 pub const MEMBERS_SEEN_MAX: usize = 1_024;
+
+/// Bytes of one frame's body on a lane.
+pub const fn frame_bytes_max(lane: Lane) -> usize {
+    match lane {
+        Lane::Append | Lane::Snapshot | Lane::Forward => FRAME_BYTES_MAX,
+        Lane::Heartbeat => HEARTBEAT_FRAME_BYTES_MAX,
+        Lane::Control => CONTROL_FRAME_BYTES_MAX,
+    }
+}
 
 const _: () = {
     // An entry fits into a frame, whatever else the frame carries.

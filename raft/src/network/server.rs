@@ -176,7 +176,7 @@ impl<N: Net, H: PeerHandler> Listening<N, H> {
                 let welcome = Welcome { version, peer: self.shared.identity.present() };
                 writer.push(Kind::Welcome, 0, |out| wire::put(out, &welcome));
                 writer.flush().await.ok()?;
-                reader.open();
+                reader.open(hello.lane);
                 Some((Conn { reader, writer, peer: hello.from }, hello.lane, admitted))
             }
             Err(refusal) => {

@@ -12,7 +12,7 @@ use openraft::network::RPCOption;
 use openraft::raft::TransferLeaderError;
 use openraft::{RaftNetworkFactory, RaftNetworkV2, Snapshot, SnapshotMeta};
 use ovncp_raft::network::limits::{
-    CALLS_IN_FLIGHT_MAX, CALLS_QUEUED_MAX, SNAPSHOT_CHUNK_BYTES, SNAPSHOT_CHUNKS_QUEUED_MAX,
+    CALLS_IN_FLIGHT_MAX, CALLS_QUEUED_MAX, FRAME_BYTES_MAX, SNAPSHOT_CHUNK_BYTES, SNAPSHOT_CHUNKS_QUEUED_MAX,
 };
 use ovncp_raft::network::message::{ControlRequest, ControlResponse, ForwardItem, ForwardOutcome};
 use ovncp_raft::network::types::{RpcError, TransferRequest, VoteRequest};
@@ -91,6 +91,9 @@ async fn proposals_are_forwarded_with_one_outcome_each() {
     assert_eq!(seen, items(3).into_iter().map(|item| ("node-1".to_owned(), item)).collect::<Vec<_>>());
     assert_eq!(a.network.read_index(NodeId(2)).await.unwrap(), Ok(LogIndex(42)));
     assert_eq!(a.network.renew(NodeId(2), &[]).await.unwrap(), []);
+    let large = ForwardItem { envelope: Bytes::from(vec![0; FRAME_BYTES_MAX]), ..items(1).remove(0) };
+    let error = a.network.forward(NodeId(2), &[large]).await.unwrap_err();
+    assert!(matches!(error, CallError::Declined(_)), "{error}");
     let error = a.network.forward(NodeId(3), &items(1)).await.unwrap_err();
     assert!(matches!(error, CallError::NotSent(_)), "{error}");
     a.stop().await;

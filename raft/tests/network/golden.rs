@@ -6,12 +6,13 @@ use openraft::{EntryPayload, Membership, SnapshotMeta, StoredMembership};
 use ovncp_raft::network::frame::{self, Kind};
 use ovncp_raft::network::handshake::{self, Hello, Welcome};
 use ovncp_raft::network::message::{
-    ControlRequest, ControlResponse, ForwardItem, ForwardOutcome, ReadIndexRefusal, RenewOutcome,
+    ControlRequest, ControlResponse, FormationOffer, ForwardItem, ForwardOutcome, LeaderHint,
+    ReadIndexRefusal, RenewOutcome,
 };
 use ovncp_raft::network::types::{AppendRequest, Entry, TransferRequest, VoteRequest, VoteResponse};
 use ovncp_raft::network::wire::{self, Fault};
 use ovncp_raft::network::{Lane, PeerIdentity, Refusal, SnapshotOffer, Target};
-use ovncp_state::command::RenewLock;
+use ovncp_state::command::{JoinNode, RenewLock};
 use ovncp_state::reply::Renewed;
 use ovncp_state::{ClusterId, FencingToken, Incarnation, LogIndex, Millis, NodeId, SecretHash};
 use ovncp_storage::types::{Origin, Peer};
@@ -258,10 +259,41 @@ fn forwards() {
 
 #[test]
 fn control() {
-    let probe = ControlRequest::Probe { list: [3; 16] };
-    let refused = ControlResponse::Refused { reason: "no".into(), retry: true };
+    let node = JoinNode { name: "n".into(), incarnation: Incarnation([1; 16]), info: Default::default() };
+    let (cluster_id, id) = (ClusterId([7; 16]), NodeId(2));
+    let offer = FormationOffer { cluster_id, key: [5; 32], roster: vec![node.clone()] };
+    let hint = LeaderHint { id: NodeId(1), name: "n".into(), addr: "h:1".into() };
+    let requests = [
+        ControlRequest::Probe { list: [3; 16] },
+        ControlRequest::Join(node.clone()),
+        ControlRequest::Agree(offer),
+        ControlRequest::Transfer { target: Some(id) },
+    ];
+    let responses = [
+        ControlResponse::Blank { list: [3; 16], node },
+        ControlResponse::Member { cluster_id, id, leader: Some(hint.clone()), removed: true },
+        ControlResponse::Joined { cluster_id, id, key: [5; 32] },
+        ControlResponse::NotLeader { leader: Some(hint) },
+        ControlResponse::Agreed,
+        ControlResponse::Refused { reason: "no".into(), retry: true },
+        ControlResponse::Transferred { leader: id },
+    ];
     check(&[
-        ("probe", bytes(|out| wire::put(out, &probe)), "0003030303030303030303030303030303"),
-        ("refused", bytes(|out| wire::put(out, &refused)), "05026e6f01"),
+        (
+            "requests",
+            bytes(|out| requests.iter().for_each(|request| wire::put(out, request))),
+            "000303030303030303030303030303030301016e0101010101010101010101010101010100000000\
+             00000002070707070707070707070707070707070505050505050505050505050505050505050505\
+             05050505050505050505050501016e01010101010101010101010101010101000000000000000301\
+             02",
+        ),
+        (
+            "responses",
+            bytes(|out| responses.iter().for_each(|response| wire::put(out, response))),
+            "0003030303030303030303030303030303016e010101010101010101010101010101010000000000\
+             00000107070707070707070707070707070707020101016e03683a31010207070707070707070707\
+             07070707070702050505050505050505050505050505050505050505050505050505050505050503\
+             0101016e03683a310405026e6f010602",
+        ),
     ]);
 }

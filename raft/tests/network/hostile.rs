@@ -6,7 +6,7 @@ use bytes::BytesMut;
 use ovncp_raft::network::frame::{self, Frame, Kind};
 use ovncp_raft::network::handshake::{self, Hello, MAGIC, Welcome};
 use ovncp_raft::network::limits::{
-    APPENDS_IN_FLIGHT_MAX, CONNECTIONS_MAX, FRAME_BYTES_MAX, HANDSHAKE_BYTES_MAX,
+    APPENDS_IN_FLIGHT_MAX, CONNECTIONS_MAX, FRAME_BYTES_MAX, HANDSHAKE_BYTES_MAX, frame_bytes_max,
 };
 use ovncp_raft::network::wire::{self, Fault};
 use ovncp_raft::network::{Lane, Net, Refusal, Target};
@@ -186,7 +186,9 @@ async fn violations_end_the_connection_with_the_reason() {
         damaged.faulted(Fault::Checksum).await;
 
         let mut long = Raw::welcome(&net, lane).await;
-        long.write(&[0xff; 17]).await;
+        let mut header = [0; 17];
+        header[..4].copy_from_slice(&(frame_bytes_max(lane) as u32 + 1).to_le_bytes());
+        long.write(&header).await;
         long.faulted(Fault::TooLong).await;
 
         let mut misplaced = Raw::welcome(&net, lane).await;
