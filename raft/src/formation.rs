@@ -85,19 +85,27 @@ pub(crate) fn list_hash(members: &[StaticPeer]) -> [u8; 16] {
 pub(crate) async fn run(shared: Arc<Shared>, seat: Arc<dyn Seat>) {
     let members = shared.config.members();
     let list = list_hash(&members);
-    loop {
+    let mut found_with = None;
+    while shared.consensus.get().is_none() && shared.stopped().is_none() {
+        if let Some(roster) = found_with.take() {
+            // Not to be dropped half-way: between the seat and the first membership nothing may be lost.
+            let waiting_for = found(&shared, &*seat, &members, roster).await;
+            wait_for(&shared, waiting_for);
+        }
         let round = async {
             let answers = ask_all(&shared, &members, list).await;
-            act(&shared, &*seat, &members, judge(&shared.own_entry(), list, &members, &answers)).await;
+            match judge(&shared.own_entry(), list, &members, &answers) {
+                Step::Wait(waiting_for) => wait_for(&shared, waiting_for),
+                Step::Join(order) => wait_for(&shared, join(&shared, &*seat, &order).await),
+                Step::Found(roster) => return Some(roster),
+            }
             sleep(ROUND_PAUSE + Duration::from_millis(random_u64() % 100)).await;
+            None
         };
         tokio::select! {
-            () = round => {}
+            next = round => found_with = next,
             () = shared.until_seated() => {}
             () = shared.until_stopped() => {}
-        }
-        if shared.consensus.get().is_some() || shared.stopped().is_some() {
-            return;
         }
     }
 }
@@ -229,12 +237,7 @@ fn judge_blank(
     }
 }
 
-async fn act(shared: &Shared, seat: &dyn Seat, members: &[StaticPeer], step: Step) {
-    let waiting_for = match step {
-        Step::Wait(waiting_for) => waiting_for,
-        Step::Found(roster) => found(shared, seat, members, roster).await,
-        Step::Join(order) => join(shared, seat, &order).await,
-    };
+fn wait_for(shared: &Shared, waiting_for: Vec<String>) {
     if !waiting_for.is_empty() {
         shared.set_phase(Phase::Forming { waiting_for });
     }

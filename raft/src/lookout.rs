@@ -17,9 +17,9 @@ use tokio::time::{Instant, interval, sleep};
 use crate::consensus::Consensus;
 use crate::formation::{ask, list_hash};
 use crate::network::message::{ControlRequest, ControlResponse, LeaderHint};
-use crate::proposals;
 use crate::settings::StaticPeer;
 use crate::shared::{Membership, Route, Shared};
+use crate::{network, proposals};
 
 /// How often a member looks whether it hears its leader.
 const LOOK_PERIOD: Duration = Duration::from_millis(500);
@@ -29,6 +29,8 @@ const SILENCE: Duration = Duration::from_secs(2);
 const ASK_TIMEOUT: Duration = Duration::from_secs(1);
 /// A removed voter stays this long for the change that removes it, which may need its vote.
 const FAREWELL: Duration = Duration::from_secs(5);
+/// A node that is refused by all for so long is not the one they know.
+const REFUSED_MAX: Duration = Duration::from_secs(5);
 /// A report that is not applied by then is sent again.
 const REPORT_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -37,14 +39,14 @@ pub(crate) async fn run(shared: Arc<Shared>, consensus: Arc<dyn Consensus>) {
     let mut look = interval(LOOK_PERIOD);
     look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let started = Instant::now();
-    let mut left_since = None;
+    let (mut left_since, mut refused_since) = (None, None);
     loop {
         tokio::select! {
             _ = look.tick() => {}
             () = shared.until_stopped() => return,
         }
         let Some(place) = shared.membership() else { continue };
-        if leave(&shared, &*consensus, place, &mut left_since) {
+        if leave(&shared, &*consensus, place, &mut left_since) || give_up(&shared, &mut refused_since) {
             return;
         }
         let heard = shared.last_heard().unwrap_or(started);
@@ -77,6 +79,31 @@ fn leave(
         shared.stop("this node was removed from the cluster".to_owned());
     }
     leave
+}
+
+/// Stops a node that every peer in reach refuses as somebody else's copy. One refusal may be an old connection of
+/// its own last start; it has to last.
+fn give_up(shared: &Shared, refused_since: &mut Option<Instant>) -> bool {
+    let sights = shared.peers.sights();
+    let refusal = {
+        let sights = sights.borrow();
+        let connected = sights.values().any(|sight| sight.connected);
+        sights.values().filter_map(|sight| sight.refusal.clone()).find(is_copy).filter(|_| !connected)
+    };
+    let Some(refusal) = refusal.filter(|_| !matches!(shared.route(), Route::Here { .. })) else {
+        *refused_since = None;
+        return false;
+    };
+    let give_up = refused_since.get_or_insert_with(Instant::now).elapsed() >= REFUSED_MAX;
+    if give_up {
+        shared.stop(format!("the peers refuse this node: {refusal}"));
+    }
+    give_up
+}
+
+fn is_copy(refusal: &network::Refusal) -> bool {
+    use network::Refusal::{OtherIncarnation, SecondProcess, StaleBoot};
+    matches!(refusal, OtherIncarnation { .. } | SecondProcess { .. } | StaleBoot { .. })
 }
 
 /// Asks every peer whose address is known. Who leads, as far as they say.

@@ -38,8 +38,8 @@ use crate::shared::{Route, Shared};
 const BATCH_ITEMS_MAX: usize = 1_024;
 /// Bytes of envelopes in one batch, unless a single one is larger.
 const BATCH_BYTES_MAX: usize = 4 * 1_024 * 1_024;
-/// Bytes of one encoded request.
-pub(crate) const ENVELOPE_BYTES_MAX: usize = 12 * 1_024 * 1_024;
+/// Bytes of one encoded request: what a log entry holds, less its own head.
+pub(crate) const ENVELOPE_BYTES_MAX: usize = codec::ENTRY_BYTES_MAX - 1_024;
 /// Batches under way to the present leader.
 const FLIGHTS_MAX: usize = 16;
 /// A batch whose fate stays unknown this long is not followed any more; its callers have given up.
@@ -337,6 +337,10 @@ pub(crate) async fn accept_forwarded(
         return refuse(shared.node_id());
     }
     let permits = u32::try_from(count).unwrap_or(u32::MAX);
+    if items.iter().any(|item| item.envelope.len() > ENVELOPE_BYTES_MAX) {
+        // No node of ours sends that; the log would take it for a failing disk.
+        return vec![ForwardOutcome::Busy; count];
+    }
     let Ok(_permits) = Arc::clone(&shared.admission).try_acquire_many_owned(permits) else {
         return vec![ForwardOutcome::Busy; count];
     };

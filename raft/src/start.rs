@@ -32,6 +32,10 @@ pub(crate) struct Running {
 }
 
 impl Running {
+    fn add(&self, task: JoinHandle<()>) {
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner).push(task);
+    }
+
     /// Waits until everything has ended.
     pub(crate) async fn join(&self, shared: &Shared) {
         if let Some(consensus) = shared.consensus.get() {
@@ -168,13 +172,18 @@ async fn run<D: Disk, N: Net>(
     tasks.push(runtime::spawn(async move {
         network::serve(network, listener, handler, async move { stopped.until_stopped().await }).await;
     }));
-    if let Some(place) = place {
-        engine.take(place).await.map_err(|error| StartError::Raft { reason: error.to_string() })?;
-    }
     let status = watch::Sender::new(report::status(&shared));
     tasks.push(runtime::spawn(report::run(Arc::clone(&shared), status.clone())));
-    tasks.push(runtime::spawn(live(Arc::clone(&shared), engine, place.zip(agreement))));
     let running = Running { status, peer_address, tasks: Mutex::new(tasks) };
+    if let Some(place) = place
+        && let Err(error) = engine.take(place).await
+    {
+        let reason = error.to_string();
+        shared.stop(reason.clone());
+        running.join(&shared).await;
+        return Err(StartError::Raft { reason });
+    }
+    running.add(runtime::spawn(live(Arc::clone(&shared), engine, place.zip(agreement))));
     Ok((shared, Arc::new(running)))
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
@@ -98,6 +99,12 @@ impl TestNode {
         std::fs::remove_dir_all(self.dir.path().join("data")).unwrap();
     }
 
+    /// Copies everything on disk to a node that has nothing yet. Neither may run.
+    pub(crate) fn copy_data_to(&self, other: &TestNode) {
+        assert!(self.group.is_none() && other.group.is_none());
+        copy(&self.dir.path().join("data"), &other.dir.path().join("data"));
+    }
+
     pub(crate) async fn until(&self, what: &str, holds: impl FnMut(&GroupStatus) -> bool) -> GroupStatus {
         let mut status = self.group().status_watch();
         let mut holds = holds;
@@ -115,6 +122,19 @@ impl TestNode {
     pub(crate) fn value(&self, key: &str) -> Option<String> {
         let stored = self.group().read(|state| state.kv(key.as_bytes())).1;
         stored.map(|(_, value)| String::from_utf8(value).unwrap())
+    }
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap().path();
+        let to = to.join(entry.file_name().unwrap());
+        if entry.is_dir() {
+            copy(&entry, &to);
+        } else {
+            std::fs::copy(&entry, &to).unwrap();
+        }
     }
 }
 

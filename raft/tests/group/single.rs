@@ -78,3 +78,23 @@ async fn many_concurrent_proposals_are_each_answered_with_their_own_reply() {
     }
     node.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_larger_than_an_entry_is_refused_and_hurts_nobody() {
+    let mut node = TestNode::alone("solo");
+    node.start().await;
+    node.serving().await;
+    let operations = (0..128_u8)
+        .map(|number| KvOperation::Put {
+            key: vec![number],
+            value: vec![number; 64 * 1_024],
+            content_type: None,
+            ttl: None,
+        })
+        .collect();
+    let write = Command::WriteKv(WriteKv { conditions: Vec::new(), operations });
+    let refused = node.group().propose(Request::from(write), TIMEOUT).await;
+    assert!(matches!(refused, Err(ovncp_raft::ProposeError::TooLarge { .. })), "{refused:?}");
+    node.group().propose(put("a", "1"), TIMEOUT).await.unwrap();
+    node.stop().await;
+}

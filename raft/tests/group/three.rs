@@ -112,3 +112,51 @@ async fn leadership_is_handed_over_from_any_node_to_the_asked_one() {
     assert!(unknown.is_err(), "{unknown:?}");
     cluster.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_follower_learns_of_a_commit_at_once_and_not_with_the_next_heartbeat() {
+    const HEARTBEAT: Duration = Duration::from_secs(1);
+    let mut cluster = Cluster::new(3).await;
+    for node in cluster.nodes.values_mut() {
+        node.config.timing.raft_heartbeat = HEARTBEAT;
+        node.config.timing.election_timeout_min = HEARTBEAT * 4;
+        node.config.timing.election_timeout_max = HEARTBEAT * 5;
+        node.config.timing.heartbeat_interval = HEARTBEAT * 2;
+        node.config.timing.node_timeout = HEARTBEAT * 20;
+        node.start().await;
+    }
+    for node in cluster.running() {
+        node.serving().await;
+    }
+    let follower = cluster.follower().await;
+    let group = cluster.node(&follower).group();
+    let began = std::time::Instant::now();
+    for number in 0..10 {
+        group.propose(put("a", &number.to_string()), TIMEOUT).await.unwrap();
+    }
+    // With the next heartbeat each would take half a second on average.
+    assert!(began.elapsed() < HEARTBEAT * 4, "10 writes through a follower took {:?}", began.elapsed());
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copied_data_directory_is_refused_and_says_so() {
+    let mut cluster = Cluster::formed(3).await;
+    let original = cluster.follower().await;
+    // The directory as it was at some moment, used by a second process on another address.
+    let mut copy = crate::cluster::TestNode::alone(&original);
+    copy.config.peers.clone_from(&cluster.node(&original).config.peers);
+    cluster.node_mut(&original).stop().await;
+    cluster.node(&original).copy_data_to(&copy);
+    cluster.node_mut(&original).start().await;
+    cluster.node(&original).serving().await;
+    copy.start().await;
+    copy.until(
+        "refused",
+        |status| matches!(&status.phase, Phase::Stopped { reason } if reason.contains("copied")),
+    )
+    .await;
+    cluster.node(&original).group().propose(put("a", "1"), TIMEOUT).await.unwrap();
+    copy.stop().await;
+    cluster.stop().await;
+}
