@@ -196,8 +196,12 @@ impl Admission {
                 match inner.members.get(&id) {
                     Some(seen) if seen.start != start => {
                         seen.start.allows(id, start)?;
-                        let probes: Vec<_> =
-                            seen.connections.values().map(|connection| connection.probe.clone()).collect();
+                        // The other lanes are not listened to all the time.
+                        let listening = seen
+                            .connections
+                            .values()
+                            .filter(|connection| matches!(connection.lane, Lane::Heartbeat | Lane::Forward));
+                        let probes: Vec<_> = listening.map(|connection| connection.probe.clone()).collect();
                         (seen.start, probes)
                     }
                     _ => return self.register(&mut inner, id, start, lane),

@@ -24,7 +24,9 @@ async fn pair(net: &SimNet) -> (Node<SimHost>, Node<SimHost>) {
 
 #[tokio::test]
 async fn a_process_that_ends_is_gone_at_once_over_tcp() {
-    let (a, b) = (Setup::new(1).start(TcpNet).await, Setup::new(2).start(TcpNet).await);
+    // An address of its own: a test beside this one must not take the port that becomes free.
+    let b = Setup { bind: "127.77.0.2:0".into(), ..Setup::new(2) };
+    let (a, b) = (Setup::new(1).start(TcpNet).await, b.start(TcpNet).await);
     a.meet(&[b.place()]);
     let sight = a.sees(2, "connected", |sight| sight.connected).await;
     assert_eq!((sight.boot, sight.gone_at), (Some(1), None));
