@@ -1,4 +1,6 @@
 //! Damage: a torn tail is repaired, anything else is refused with file and offset, never cut off.
+// Helpers of tests may panic, too.
+#![allow(clippy::unwrap_used)]
 
 mod support;
 

@@ -1,4 +1,6 @@
 //! The data directory: one process, one format, one identity.
+// Helpers of tests may panic, too.
+#![allow(clippy::unwrap_used)]
 
 mod support;
 
@@ -92,7 +94,8 @@ fn newer_formats_are_refused() {
 fn damaged_and_missing_files_are_refused_by_name() {
     let disk = SimDisk::new();
     open(&disk).unwrap().set_membership(ClusterId([7; 16]), NodeId(3), [9; 32]).unwrap();
-    let cases: [(&str, fn(&mut Vec<u8>)); 4] = [
+    type Damage = fn(&mut Vec<u8>);
+    let cases: [(&str, Damage); 4] = [
         ("identity", |bytes| bytes[6] ^= 1),
         ("identity", |bytes| bytes.truncate(2)),
         ("identity", |bytes| bytes.push(0)),

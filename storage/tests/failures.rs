@@ -1,5 +1,7 @@
 //! Failing and full disks: nothing is acknowledged that is not durable, the log says why it stopped, and a
 //! restart goes on from what really is on the disk.
+// Helpers of tests may panic, too.
+#![allow(clippy::unwrap_used)]
 
 mod support;
 

@@ -1,4 +1,6 @@
 //! Random operations, crashes and restarts beside a naive model.
+// Helpers of tests may panic, too.
+#![allow(clippy::unwrap_used)]
 
 mod support;
 

@@ -2,6 +2,8 @@
 //!
 //! `EXT4_IOC_SHUTDOWN` with the flag for "no flush" drops everything that was not synced, as a power cut does.
 //! Needs root, loop devices and mkfs.ext4; without them the test says so and passes.
+// Helpers of tests may panic, too.
+#![allow(clippy::unwrap_used)]
 
 mod support;
 

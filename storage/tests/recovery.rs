@@ -1,4 +1,6 @@
 //! Crashes: whatever was acknowledged is there afterwards, and nothing that was never asked for.
+// Helpers of tests may panic, too.
+#![allow(clippy::unwrap_used)]
 
 mod support;
 
@@ -137,6 +139,33 @@ fn what_a_killed_process_left_unsynced_is_durable_once_it_was_read() {
         run(async {
             let mut log = open_log(&disk, DATA, tiny()).unwrap();
             assert_eq!(Model::of(&mut log).await.unwrap(), found);
+        });
+    }
+}
+
+#[test]
+fn what_a_killed_process_left_behind_survives_a_power_loss_of_the_next_one() {
+    // Names and writes that were not durable when the first process died are read by the second one, which
+    // builds on them; then the power fails.
+    for (step, seed) in (1..=steps_of_script()).flat_map(|step| (0..6).map(move |seed| (step, seed))) {
+        let disk = SimDisk::new();
+        disk.power_off_at(step);
+        run(drive(&disk, &mut History::default()));
+        let disk = disk.kill();
+        let mut history = History::default();
+        run(async {
+            let mut log = open_log(&disk, DATA, tiny()).unwrap();
+            history.restarted(Model::of(&mut log).await.unwrap());
+            let appends = usize::try_from(seed % 3).unwrap();
+            for _ in 0..appends * 3 {
+                history.ask(&mut log, &Op::Append { appends: 1, entries: 1, bytes: 900 }).await.unwrap();
+            }
+        });
+        let disk = disk.crash(seed);
+        run(async {
+            let mut log = open_log(&disk, DATA, tiny())
+                .unwrap_or_else(|error| panic!("killed at step {step}, seed {seed}: {error}"));
+            history.check(&Model::of(&mut log).await.unwrap());
         });
     }
 }

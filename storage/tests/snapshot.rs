@@ -1,4 +1,6 @@
 //! Snapshots: written whole or not at all, checked before they are taken, and always fitting the log.
+// Helpers of tests may panic, too.
+#![allow(clippy::unwrap_used)]
 
 mod support;
 

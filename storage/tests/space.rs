@@ -1,4 +1,6 @@
 //! Space: it comes back after a purge, and a long log is opened with one look at each byte.
+// Helpers of tests may panic, too.
+#![allow(clippy::unwrap_used)]
 
 mod support;
 

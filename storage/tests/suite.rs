@@ -1,5 +1,7 @@
 //! openraft's own conformance suite, on the machine's disk and on the simulated one, with large and tiny
 //! segments, in both writer modes.
+// Helpers of tests may panic, too.
+#![allow(clippy::unwrap_used)]
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

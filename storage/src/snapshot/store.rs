@@ -141,6 +141,9 @@ impl<D: Disk> SnapshotStore<D> {
             let old = path.join(name);
             disk.remove(&old).map_err(StorageError::io("remove", &old))?;
         }
+        // A killed process may have renamed the newest one without syncing its name: from now on the log may be
+        // purged because of it.
+        disk.sync_dir(&path).map_err(StorageError::io("sync", &path))?;
         let temporaries = AtomicU64::new(0);
         let inner = Inner { disk, path, temporaries, current: Mutex::new(current), _dir: dir.clone() };
         Ok((Self { inner: Arc::new(inner) }, state))

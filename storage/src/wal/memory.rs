@@ -77,7 +77,6 @@ impl Memory {
             self.cache.push_back(Cached { entry: entry.clone(), bytes, submitted });
             self.last = Some(entry.log_id);
         }
-        self.evict();
         Ok(submitted)
     }
 
@@ -90,7 +89,6 @@ impl Memory {
     /// Everything up to this operation is on disk and has its place.
     pub(super) fn written(&mut self, submitted: u64) {
         self.written = self.written.max(submitted);
-        self.evict();
     }
 
     /// Forgets entries after `after`.
@@ -160,7 +158,8 @@ impl Memory {
         self.cache.get(usize::try_from(index.checked_sub(first)?).ok()?)
     }
 
-    fn evict(&mut self) {
+    /// Drops the oldest entries beyond the bound, as far as they are written.
+    pub(super) fn evict(&mut self) {
         while self.cache_bytes > self.cache_bytes_max
             && self.cache.front().is_some_and(|cached| cached.submitted <= self.written)
         {
@@ -232,11 +231,16 @@ mod tests {
         let mut memory = Memory::new(10_000);
         let first = memory.append(&entries(1..21)).unwrap();
         assert_eq!(memory.cache_bytes, 20 * 1_000);
+        memory.evict();
+        assert_eq!(memory.cache_bytes, 20 * 1_000);
         memory.written(first);
+        memory.evict();
         assert_eq!(memory.cache_bytes, 10 * 1_000);
         let second = memory.append(&entries(21..61)).unwrap();
+        memory.evict();
         assert_eq!(memory.cache.front().unwrap().entry.log_id.index, 21);
         memory.written(second);
+        memory.evict();
         assert_eq!(memory.cache_bytes, 10 * 1_000);
     }
 
@@ -248,6 +252,7 @@ mod tests {
             memory.places.push(index, Place { term: 1, segment: 1, offset: 0, len: 1 });
         }
         memory.written(written);
+        memory.evict();
         memory.truncate_after(Some(entries(1..2)[0].log_id));
         memory.append(&entries(2..3)).unwrap();
         // The writer has not come to the truncation yet: its places still tell of the old entries.

@@ -163,9 +163,17 @@ impl<D: Disk> LogStore<D> {
             helper.has_ready(number, file);
         }
         let stamp = Stamp { segment: number, salt };
-        let (head, buffer) = (recovered.head, Vec::new());
-        let mut writer =
-            Writer { shared: shared.clone(), helper, file, stamp, offset, durable: offset, head, buffer };
+        let mut writer = Writer {
+            shared: shared.clone(),
+            helper,
+            file,
+            stamp,
+            offset,
+            durable: offset,
+            head: recovered.head,
+            buffer: Vec::new(),
+            changes: Vec::new(),
+        };
         if offset == 0 {
             writer.put_head();
             writer.flush_head()?;

@@ -71,7 +71,7 @@ pub(super) fn recover<D: Disk>(
     };
     let spare = spare(place, &replay, active.0, active.2, numbers.next())?;
     replay.check(place)?;
-    repair(place, &active)?;
+    repair(place, &replay.files, &active)?;
     Ok(Recovered { memory: replay.memory, head: replay.head, files: replay.files, active, spare, leftover })
 }
 
@@ -319,23 +319,43 @@ fn spare<D: Disk>(
 ///
 /// What was read may still be only in the page cache: written by a process that was killed before its sync, or
 /// marked clean by a sync that failed. Writing it again and syncing is the one way to know that it is on disk.
+/// Only the last write can be in that state, and it ends in the active segment, or in the sealed one before it
+/// when the active one has no record yet.
 fn repair<D: Disk>(
     place: &segment::Place<D>,
+    files: &Files<D::File>,
     active: &(u32, Arc<D::File>, usize),
 ) -> Result<(), StorageError> {
     let (number, file, end) = active;
-    let path = place.path(*number);
-    let repair = || -> std::io::Result<()> {
+    if *end == 0
+        && let Some(sealed) = files.get(number - 1)
+    {
+        write_again(place, number - 1, &sealed, place.segment_bytes as usize)?;
+    }
+    write_again(place, *number, file, *end)?;
+    // The same holds for names: a segment prepared by a killed process must not vanish once it is written to.
+    place.disk.sync_dir(&place.dir).map_err(StorageError::io("sync", &place.dir))
+}
+
+/// Writes and syncs what a segment holds before `end`, and zeroes behind it.
+fn write_again<D: Disk>(
+    place: &segment::Place<D>,
+    number: u32,
+    file: &D::File,
+    end: usize,
+) -> Result<(), StorageError> {
+    let path = place.path(number);
+    let write = || -> std::io::Result<()> {
         let mut bytes = read_all(&place.disk, &path)?;
-        let tail = bytes[*end..].iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+        let tail = bytes[end..].iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
         if tail > 0 {
             tracing::warn!(file = %path.display(), offset = end, bytes = tail, "removed a torn write");
         }
-        bytes[*end..*end + tail].fill(0);
-        file.write_at(&bytes[..*end + tail], 0)?;
+        bytes[end..end + tail].fill(0);
+        file.write_at(&bytes[..end + tail], 0)?;
         file.sync_data()
     };
-    repair().map_err(StorageError::io("repair", &path))
+    write().map_err(StorageError::io("repair", &path))
 }
 
 fn to_u32(bytes: usize) -> u32 {

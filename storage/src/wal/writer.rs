@@ -43,7 +43,8 @@ pub(super) enum Operation {
 }
 
 enum Answer {
-    Flushed(IOFlushed<TypeConfig>),
+    /// The entries are dropped after the answer: freeing them is nobody's wait.
+    Flushed(IOFlushed<TypeConfig>, Vec<Entry>),
     Done(Done),
 }
 
@@ -60,6 +61,8 @@ pub(super) struct Writer<D: Disk> {
     /// compares with the records before it.
     pub(super) head: HeadState,
     pub(super) buffer: Vec<u8>,
+    /// Kept for its capacity.
+    pub(super) changes: Vec<Change>,
 }
 
 /// Hard state as of the records written so far.
@@ -120,9 +123,11 @@ impl<D: Disk> Writer<D> {
             }
             None => self.write_all(operations, &mut answers).map_err(|error| self.shared.fail(&error)),
         };
+        let mut written = Vec::with_capacity(answers.len());
         for answer in answers {
             match answer {
-                Answer::Flushed(flushed) => {
+                Answer::Flushed(flushed, entries) => {
+                    written.push(entries);
                     flushed
                         .io_completed(result.clone().map_err(|failure| StorageError::Failed(failure).into()));
                 }
@@ -130,6 +135,7 @@ impl<D: Disk> Writer<D> {
                 Answer::Done(done) => drop(done.send(result.clone())),
             }
         }
+        self.shared.memory().evict();
     }
 
     fn write_all(
@@ -137,7 +143,7 @@ impl<D: Disk> Writer<D> {
         operations: &mut Vec<Operation>,
         answers: &mut Vec<Answer>,
     ) -> Result<(), StorageError> {
-        let mut batch = Batch::default();
+        let mut batch = Batch { changes: std::mem::take(&mut self.changes), ..Batch::default() };
         // Only the newest committed index matters, and it needs no sync of its own (see `save_committed`).
         let committed = operations.iter().rev().find_map(|operation| match operation {
             Operation::Committed(committed) => Some(*committed),
@@ -156,6 +162,7 @@ impl<D: Disk> Writer<D> {
             self.head.committed = Some(committed);
         }
         self.flush(&mut batch)?;
+        self.changes = std::mem::take(&mut batch.changes);
         if batch.purged { self.retire() } else { Ok(()) }
     }
 
@@ -167,10 +174,9 @@ impl<D: Disk> Writer<D> {
     ) -> Result<(), StorageError> {
         match operation {
             Operation::Append { entries, submitted, flushed } => {
-                answers.push(Answer::Flushed(flushed));
-                for entry in &entries {
-                    self.put_entry(entry, batch)?;
-                }
+                let put = entries.iter().try_for_each(|entry| self.put_entry(entry, batch));
+                answers.push(Answer::Flushed(flushed, entries));
+                put?;
                 batch.written = submitted;
                 batch.sync = true;
             }
@@ -320,7 +326,7 @@ impl<D: Disk> Drop for Writer<D> {
 impl Operation {
     fn into_answer(self) -> Option<Answer> {
         match self {
-            Self::Append { flushed, .. } => Some(Answer::Flushed(flushed)),
+            Self::Append { flushed, entries, .. } => Some(Answer::Flushed(flushed, entries)),
             Self::Vote { done, .. } | Self::Truncate { done, .. } => Some(Answer::Done(done)),
             Self::Committed(_) | Self::Purge { .. } => None,
         }
@@ -336,8 +342,9 @@ struct Batch {
     purged: bool,
 }
 
+/// A change of the places of entries.
 #[derive(Debug)]
-enum Change {
+pub(super) enum Change {
     Place(u64, Place),
     Truncate(Option<LogId>),
     Purge(LogId),

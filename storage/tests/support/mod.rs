@@ -1,6 +1,6 @@
 //! Drives a log through openraft's traits beside a naive model of it.
 // Each test binary uses a part.
-#![allow(dead_code, unreachable_pub)]
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
 use std::io;
