@@ -113,7 +113,76 @@ async fn take_over(shared: &Shared, consensus: &dyn Consensus, followed: Followe
 
 #[cfg(test)]
 mod tests {
+    use ovncp_state::{Command, Request};
+
     use super::*;
+    use crate::{Group, GroupConfig, Phase, StaticPeer};
+
+    /// Three nodes in this process, as a false hint needs to reach their insides.
+    async fn three() -> (Vec<Group>, Vec<tempfile::TempDir>) {
+        let free = || std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let addresses = [free(), free(), free()];
+        let names = ["n1", "n2", "n3"];
+        let peers: Vec<StaticPeer> = names
+            .iter()
+            .zip(&addresses)
+            .map(|(name, addr)| StaticPeer { name: (*name).to_owned(), addr: addr.to_string() })
+            .collect();
+        let (mut groups, mut dirs) = (Vec::new(), Vec::new());
+        for (name, addr) in names.iter().zip(addresses) {
+            let dir = tempfile::tempdir().unwrap();
+            let mut config = GroupConfig::new(*name, addr, dir.path().join("data"));
+            config.peers.clone_from(&peers);
+            // Slow enough that a busy machine makes no elections of its own.
+            config.timing.raft_heartbeat = Duration::from_millis(100);
+            config.timing.election_timeout_min = Duration::from_secs(2);
+            config.timing.election_timeout_max = Duration::from_secs(4);
+            groups.push(Group::start(config).await.unwrap());
+            dirs.push(dir);
+        }
+        for group in &groups {
+            let mut status = group.status_watch();
+            status.wait_for(|status| status.phase == Phase::Serving).await.unwrap();
+        }
+        (groups, dirs)
+    }
+
+    async fn give_up_leader(group: &Group) {
+        let shared = group.shared();
+        let consensus = shared.consensus.get().unwrap();
+        consensus.forget_lease(consensus.metrics().vote).await;
+        consensus.campaign().await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_false_hint_changes_no_term_and_loses_no_write() {
+        let (groups, _dirs) = three().await;
+        let write = || Request::from(Command::Tick);
+        groups[0].propose(write(), Duration::from_secs(20)).await.unwrap();
+        let term = groups[0].status().term;
+        let follower = groups.iter().find(|group| !group.status().is_leader).unwrap();
+        for _ in 0..10 {
+            give_up_leader(follower).await;
+            follower.propose(write(), Duration::from_secs(20)).await.unwrap();
+        }
+        for group in &groups {
+            assert_eq!(group.status().term, term, "one wrong node moves nobody");
+        }
+        // Wrong together they elect one of themselves, and nothing is lost by it either.
+        let wrong: Vec<_> = groups.iter().filter(|group| !group.status().is_leader).collect();
+        for _ in 0..3 {
+            for group in &wrong {
+                give_up_leader(group).await;
+            }
+        }
+        for group in &groups {
+            group.propose(write(), Duration::from_secs(20)).await.unwrap();
+            group.read_barrier(Duration::from_secs(20)).await.unwrap();
+        }
+        for group in groups {
+            group.shutdown().await;
+        }
+    }
 
     #[test]
     fn only_an_end_after_the_last_word_of_the_present_leader_counts() {

@@ -199,6 +199,11 @@ impl Group {
         Ok(())
     }
 
+    #[cfg(test)]
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
     fn is_raft_member(&self, id: NodeId) -> bool {
         let Some(consensus) = self.shared.consensus.get() else { return false };
         // A stopped node hears of no change: it is the removed one.

@@ -6,9 +6,12 @@ use std::path::Path;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
+use ovncp_raft::network::TcpNet;
 use ovncp_raft::{Group, GroupConfig, GroupStatus, Phase, StartError, StaticPeer, Timing};
 use ovncp_state::command::{KvOperation, WriteKv};
 use ovncp_state::{Command, NodeId, Request};
+use ovncp_storage::StoreOptions;
+use ovncp_storage::disk::SimDisk;
 use ovncp_storage::runtime::Process;
 use tempfile::TempDir;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -37,6 +40,8 @@ pub(crate) struct TestNode {
     dir: TempDir,
     process: Process,
     group: Option<Group>,
+    /// In place of the real one.
+    pub(crate) disk: Option<SimDisk>,
 }
 
 impl TestNode {
@@ -44,7 +49,7 @@ impl TestNode {
         let dir = tempfile::tempdir().unwrap();
         let mut config = GroupConfig::new(name, free_address(), dir.path().join("data"));
         config.timing = quick();
-        Self { config, dir, process: Process::new(), group: None }
+        Self { config, dir, process: Process::new(), group: None, disk: None }
     }
 
     pub(crate) fn name(&self) -> &str {
@@ -66,7 +71,13 @@ impl TestNode {
     pub(crate) async fn try_start(&mut self) -> Result<(), StartError> {
         assert!(self.group.is_none());
         self.process = Process::new();
-        let starting = self.process.own(Group::start(self.config.clone()));
+        let (config, disk) = (self.config.clone(), self.disk.clone());
+        let starting = self.process.own(async move {
+            match disk {
+                None => Group::start(config).await,
+                Some(disk) => Group::start_with(config, disk, TcpNet, StoreOptions::simulation(), None).await,
+            }
+        });
         self.group = Some(tokio::spawn(starting).await.unwrap()?);
         Ok(())
     }

@@ -3,6 +3,7 @@
 
 mod cluster;
 mod failover;
+mod faults;
 mod locks;
 mod membership;
 mod single;
