@@ -260,6 +260,39 @@ mod tests {
     }
 
     #[test]
+    fn records_have_their_golden_bytes() {
+        let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        let kinds = [
+            (Kind::Head, 1),
+            (Kind::Entry, 2),
+            (Kind::Vote, 3),
+            (Kind::Committed, 4),
+            (Kind::Truncate, 5),
+            (Kind::Purge, 6),
+            (Kind::Seal, 7),
+        ];
+        for (kind, byte) in kinds {
+            let mut bytes = Vec::new();
+            put(&mut bytes, kind, STAMP, 513, |bytes| bytes.extend_from_slice(b"abc"));
+            assert_eq!(hex(&bytes[8..]), format!("030000000102000007000000{byte:02x}000000616263"));
+            assert_eq!(Kind::from_byte(byte), Some(kind));
+        }
+        let id = |term, index| Some(WireLogId { term, index });
+        let head = Head {
+            format: SEGMENT_FORMAT,
+            segment_bytes: 8 << 20,
+            vote: Some(WireVote { term: 5, node: 2, committed: true }),
+            committed: id(4, 300),
+            purged: id(3, 200),
+            last: id(5, 301),
+        };
+        assert_eq!(
+            hex(&crate::codec::append(Vec::new(), &head)),
+            "0180808004010502010104ac020103c8010105ad02"
+        );
+    }
+
+    #[test]
     fn only_a_gap_of_zeroes_looks_torn() {
         let mut bytes = segment(&[0xab; 2_000]);
         assert!(!looks_torn(&bytes, 0, bytes.len()));

@@ -256,14 +256,19 @@ impl<D: Disk> Replay<D> {
     }
 }
 
-/// Numbers of all segment files, ascending; removes what is neither a segment nor ours to keep.
+/// Numbers of all segment files, ascending. What was being made ready is begun again.
 fn numbers<D: Disk>(place: &segment::Place<D>) -> Result<Vec<u32>, StorageError> {
     let names = place.disk.read_dir(&place.dir).map_err(StorageError::io("read directory", &place.dir))?;
     let mut numbers = Vec::new();
     for name in names {
         match segment::number(&name) {
             Some(number) => numbers.push(number),
-            None if name == NEXT => {}
+            None if name == NEXT => {
+                // After a crash it may still be the same file as a retired segment, under both names, where
+                // renaming is not atomic: it must not be overwritten under one of them.
+                let path = place.dir.join(&name);
+                place.disk.remove(&path).map_err(StorageError::io("remove", &path))?;
+            }
             None => tracing::warn!(dir = %place.dir.display(), %name, "unknown file beside the log"),
         }
     }
