@@ -185,14 +185,15 @@ fn compare(state: &State, naive: &Naive) {
     }
     for id in 0..WAITER_IDS {
         let id = WaiterId([id; 16]);
-        let held = naive.held.iter().find(|held| held.ask.waiter == id).map(|held| held.token);
+        let held = naive.held.iter().find(|held| held.ask.waiter == id);
         let waits = naive.waiting.iter().any(|waiter| waiter.ask.waiter == id);
         let expected = match held {
-            Some(token) => WaiterStatus::Granted(token),
+            Some(held) => WaiterStatus::Granted(held.token),
             None if waits => WaiterStatus::Waiting,
             None => WaiterStatus::Gone,
         };
         assert_eq!(state.waiter(id), expected);
+        assert_eq!(state.granted(id), held.map(|held| naive.reply_of(held)));
     }
     let registers: Vec<_> = state.kv_scan(&[], None, usize::MAX).into_iter().map(|meta| meta.key).collect();
     assert!(registers.iter().eq(naive.registers.keys()), "other registers");

@@ -174,7 +174,7 @@ impl Naive {
         grant
     }
 
-    fn reply_of(&self, held: &Held) -> Grant {
+    pub fn reply_of(&self, held: &Held) -> Grant {
         Grant {
             keys: held.ask.keys.clone(),
             mode: held.ask.mode,
