@@ -1,4 +1,4 @@
-//! What is true of every state between two entries. Checked by scripts, models, simulations and on restore.
+//! What is true of every state between two entries. Checked by scripts, models and simulations.
 
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::format;
@@ -10,8 +10,8 @@ use crate::command::LockMode;
 use crate::locks::{GrantRecord, Holders, WaiterRecord, Whereabouts};
 use crate::name::Name;
 use crate::requests::Outcome;
-use crate::state::TOKEN_EPOCH_SHIFT;
-use crate::{FencingToken, LogIndex, State};
+use crate::state::{Meta, TOKEN_EPOCH_SHIFT};
+use crate::{FencingToken, LogIndex, Record, State};
 
 /// Far above what a cluster can count in its life, far below an overflow.
 const COUNTER_MAX: u64 = 1 << 62;
@@ -53,12 +53,34 @@ fn hashes(state: &State) -> Result<(), String> {
     Ok(())
 }
 
+impl State {
+    /// Whether a record can come next in a restore. Only what would make the indexes, which follow from the
+    /// records, contradict themselves: that is what later entries rely on without looking.
+    pub(crate) fn accepts(&self, record: &Record) -> Result<(), &'static str> {
+        match record {
+            Record::Meta(meta) if !in_range(meta) => Err("a counter is out of range"),
+            Record::Grant(grant) if !sorted(&grant.keys) => Err("its keys are not sorted"),
+            Record::Grant(grant) if grant.token > self.meta.last_token() => Err("its token was never given"),
+            Record::Grant(grant) => {
+                let conflict = grant.keys.iter().any(|key| {
+                    self.locks.keys.get(key).is_some_and(|at| at.holders.conflict_with(grant.mode))
+                });
+                if conflict { Err("one of its keys is held already") } else { Ok(()) }
+            }
+            Record::Waiter(waiter) if !sorted(&waiter.keys) => Err("its keys are not sorted"),
+            Record::Waiter(waiter) if waiter.index > self.meta.applied => Err("its index was never applied"),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn in_range(meta: &Meta) -> bool {
+    meta.grants < 1 << TOKEN_EPOCH_SHIFT && meta.next_event < COUNTER_MAX && meta.node_id_max.0 < COUNTER_MAX
+}
+
 /// Counters are far from their ends: no conversation reaches these, only records that were never a state.
 fn counters(state: &State) -> Result<(), String> {
-    let meta = &state.meta;
-    ensure(meta.grants < 1 << TOKEN_EPOCH_SHIFT, || format!("{} grants in one epoch", meta.grants))?;
-    ensure(meta.next_event < COUNTER_MAX, || format!("event offset {}", meta.next_event))?;
-    ensure(meta.node_id_max.0 < COUNTER_MAX, || format!("node id {}", meta.node_id_max))
+    ensure(in_range(&state.meta), || format!("a counter is out of range: {:?}", state.meta))
 }
 
 /// Ids are spent once, a data directory is one member, at most one member of a name answers.

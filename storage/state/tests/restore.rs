@@ -2,7 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
-use ovncp_state::command::{AcquireLock, FormCluster, JoinNode, KvOperation, LockMode, NodeInfo, WriteKv};
+use ovncp_state::command::{
+    AcquireLock, CancelWait, FormCluster, JoinNode, KvOperation, LockMode, NodeInfo, WriteKv,
+};
 use ovncp_state::{
     ClusterId, Command, Entry, Incarnation, LogIndex, Millis, NodeId, Record, Request, RequestKey,
     RestoreError, SecretHash, State, StateBuilder, StateHash, WaiterId,
@@ -29,6 +31,12 @@ fn acquire(key: String, by: u64, wait: u64) -> Command {
         waiter: WaiterId(waiter),
         node: NodeId(1),
     })
+}
+
+fn cancel(by: u64) -> CancelWait {
+    let mut waiter = [0; 16];
+    waiter[..8].copy_from_slice(&by.to_be_bytes());
+    CancelWait { waiter: WaiterId(waiter), node: NodeId(1) }
 }
 
 /// A state with some of everything.
@@ -116,6 +124,32 @@ fn records_out_of_order_are_refused() {
     let last = swapped.len() - 1;
     swapped.swap(5, last);
     assert!(matches!(build(swapped, state.hash()).err(), Some(RestoreError::OutOfOrder { .. })));
+}
+
+#[test]
+fn records_that_contradict_each_other_are_refused() {
+    let mut state = populated();
+    let apply = |state: &mut State, index: u64, command: Command| {
+        state.apply(Entry { index: LogIndex(index), at: Millis(1_000_000), request: Request::from(command) })
+    };
+    let grant_of = |state: &State| {
+        state.records().filter(|record| matches!(record, Record::Grant(_))).last().expect("a lock is held")
+    };
+    apply(&mut state, 1_000, acquire("door".into(), 1_001, 0));
+    let first = grant_of(&state);
+    apply(&mut state, 1_001, Command::CancelWait(cancel(1_001)));
+    apply(&mut state, 1_002, acquire("door".into(), 1_003, 0));
+    let second = grant_of(&state);
+    let meta = state.records().next().expect("Meta is the first record");
+    let both = [meta, first.clone(), second];
+    let error = build(both, state.hash()).err();
+    let problem = "one of its keys is held already".to_string();
+    assert_eq!(error, Some(RestoreError::Impossible { position: 2, problem }));
+    // A token above every one that was given would be given again.
+    let young = State::new().records().next().expect("Meta is the first record");
+    let problem = "its token was never given".to_string();
+    let error = build([young, first], state.hash()).err();
+    assert_eq!(error, Some(RestoreError::Impossible { position: 1, problem }));
 }
 
 #[test]

@@ -64,6 +64,7 @@ pub fn restored(state: &State) -> State {
         builder.push(postcard::from_bytes::<Record>(bytes).unwrap()).unwrap();
     }
     let restored = builder.finish(state.hash()).unwrap();
+    invariants::check(&restored).unwrap();
     assert_eq!(snapshot(&restored), records, "a restored state has other records");
     assert_eq!(restored.cluster(), state.cluster());
     assert_eq!(restored.next_deadline(), state.next_deadline());
