@@ -6,6 +6,7 @@
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ovncp_raft::error::StartError;
 use ovncp_raft::group::Group;
@@ -26,6 +27,9 @@ use crate::services::membership::Membership;
 use crate::services::registers::Registers;
 use crate::services::{Core, Patience};
 use crate::telemetry::metrics::Metrics;
+
+/// How long a stopping node takes waiters whose clients it has sent away out of their queues.
+const CANCELLATIONS_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Why a node did not start or stopped by itself.
 #[derive(Debug, thiserror::Error)]
@@ -103,9 +107,10 @@ impl Node {
             Patience { propose: self.config.server.propose_timeout, read: self.config.server.read_timeout },
         );
         let health = Health::new(self.group.clone(), draining.clone());
+        let locks = Locks::new(core.clone(), Arc::clone(&self.metrics.locks));
         let app = Arc::new(App {
             node_name: name.clone(),
-            locks: Locks::new(core.clone(), Arc::clone(&self.metrics.locks)),
+            locks: locks.clone(),
             registers: Registers::new(core.clone()),
             membership: Membership::new(core),
             health: health.clone(),
@@ -131,6 +136,7 @@ impl Node {
         if let Err(error) = serving.await {
             tracing::error!(%error, "the HTTP listener ended badly");
         }
+        locks.settled(CANCELLATIONS_TIMEOUT).await;
         self.group.shutdown().await;
         scrape.abort();
         beat.abort();

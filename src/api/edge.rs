@@ -218,6 +218,28 @@ impl Drop for InFlight<'_> {
 mod tests {
     use super::*;
 
+    #[tokio::test]
+    async fn panic_is_a_problem_and_the_edge_goes_on() {
+        async fn explode() -> &'static str {
+            panic!("a secret detail");
+        }
+        let router = Router::new().route("/panic", axum::routing::get(explode));
+        let router = router.route("/fine", axum::routing::get(|| std::future::ready("fine")));
+        // One place: a panic must give it back.
+        let edge = Edge::new(router, "node-1", 1, HttpMetrics::unregistered());
+        let remote = SocketAddr::from(([127, 0, 0, 1], 1));
+        let request = |path: &str| Request::builder().uri(path).body(Body::empty()).unwrap();
+        let Ok(response) = edge.answer(request("/panic"), remote).await;
+        assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
+        assert_eq!(response.headers()[header::CONTENT_TYPE], PROBLEM_JSON);
+        let body = axum::body::to_bytes(response.into_body(), 4_096).await.unwrap();
+        let body = String::from_utf8(body.to_vec()).unwrap();
+        assert!(body.contains("internal_error") && !body.contains("secret detail"), "{body}");
+        let Ok(response) = edge.answer(request("/fine"), remote).await;
+        assert_eq!(response.status(), StatusCode::OK);
+        assert_eq!(edge.metrics.in_flight.get(), 0);
+    }
+
     #[test]
     fn only_clean_ids_are_echoed() {
         assert!(is_clean(b"0af7651916cd43dd8448eb211c80319c"));

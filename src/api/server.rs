@@ -110,6 +110,7 @@ impl Connection {
         loop {
             let wanted = if closing { Phase::Closed } else { Phase::Closing };
             tokio::select! {
+                biased;
                 ended = connection.as_mut() => {
                     if let Err(error) = ended {
                         tracing::debug!(remote = %self.remote, %error, "connection ended");

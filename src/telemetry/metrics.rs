@@ -57,6 +57,12 @@ pub struct HttpMetrics {
 }
 
 impl HttpMetrics {
+    /// For tests of the edge alone.
+    #[cfg(test)]
+    pub(crate) fn unregistered() -> Arc<Self> {
+        Arc::new(http_metrics(&Registry::new()).unwrap())
+    }
+
     /// A request was answered.
     pub fn answered(&self, status: u16, took: Duration) {
         let class = usize::from(status / 100).clamp(1, 5) - 1;

@@ -153,3 +153,18 @@ async fn lone_survivor_refuses_writes_soon_and_still_reads_locally() {
     let report = tokio::time::timeout(PATIENCE, unready).await.expect("not ready without a leader");
     assert_eq!(report["checks"]["leader"]["status"], "failing", "{report}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn waiters_of_a_stopping_node_leave_at_once() {
+    let mut nodes = TestNode::start_three().await;
+    nodes[0].acquire("k", json!({"owner": "a", "ttl_ms": 86_400_000})).await.expect(200);
+    let call = nodes[1].call(Method::POST, "/api/v1/cluster/locks/k/acquire");
+    let waiter = tokio::spawn(call.json(json!({"owner": "b", "wait_ms": 40_000})).send());
+    queue_of(&nodes[2], "k", 1).await;
+    let began = std::time::Instant::now();
+    nodes[1].begin_stop();
+    waiter.await.unwrap().problem(503, "draining");
+    queue_of(&nodes[2], "k", 0).await;
+    // Neither its deadline nor the node time-out did it.
+    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+}

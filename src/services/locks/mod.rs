@@ -142,6 +142,14 @@ impl Locks {
         self.core.read(freshness, |state| (state.now(), state.locks(prefix, after, limit, queue_max))).await
     }
 
+    /// Waits, at most so long, until the requests of clients that went away have left their queues. A node that
+    /// stops does this before it leaves the group, or others would wait behind them.
+    pub async fn settled(&self, timeout: Duration) {
+        if tokio::time::timeout(timeout, self.presences.settled()).await.is_err() {
+            tracing::warn!("some cancelled requests are left to their deadlines");
+        }
+    }
+
     /// Name of a node, for queues.
     #[must_use]
     pub fn node_name(&self, id: ovncp_state::NodeId) -> Option<String> {

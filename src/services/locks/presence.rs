@@ -20,8 +20,8 @@ use crate::services::Core;
 
 /// How long a retry with the same idempotency key may take to come.
 pub(super) const RETRY_WINDOW: Duration = Duration::from_secs(10);
-/// Cancellations under way at once; beyond it a lease or a deadline has to end the request.
-const CANCELLATIONS_MAX: usize = 20_000;
+/// Cancellations of each kind under way at once; beyond it a lease or a deadline has to end the request.
+const CANCELLATIONS_MAX: u32 = 20_000;
 /// Tries of one cancellation, each as long as a write may take.
 const CANCEL_TRIES: usize = 5;
 
@@ -32,14 +32,18 @@ type Scope = [u8; 16];
 
 /// The requests of this node that could leave something behind.
 pub(super) struct Presences {
-    cancellations: Arc<Semaphore>,
+    /// Places of cancellations that are proposed at once.
+    prompt: Arc<Semaphore>,
+    /// Places of cancellations that leave a retry its time.
+    delayed: Arc<Semaphore>,
     /// Retryable requests that are here or left within the window.
     retryable: Mutex<BTreeMap<Scope, Attendance>>,
 }
 
 impl Default for Presences {
     fn default() -> Self {
-        Self { cancellations: Arc::new(Semaphore::new(CANCELLATIONS_MAX)), retryable: Mutex::default() }
+        let places = || Arc::new(Semaphore::new(CANCELLATIONS_MAX as usize));
+        Self { prompt: places(), delayed: places(), retryable: Mutex::default() }
     }
 }
 
@@ -87,6 +91,12 @@ impl Presences {
             self.lock().entry(scope).or_default().here += 1;
         }
         Presence { presences: Arc::clone(self), core: core.clone(), waiter, node, scope, stage: Stage::Idle }
+    }
+
+    /// Waits until no cancellation is on its way that does not wait for a retry itself.
+    pub(super) async fn settled(&self) {
+        // The semaphore is never closed; if it were, there would be nothing to wait for.
+        let _ = self.prompt.acquire_many(CANCELLATIONS_MAX).await;
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<Scope, Attendance>> {
@@ -150,7 +160,8 @@ impl Drop for Presence {
             scope: self.scope,
             may_come_later: matches!(self.stage, Stage::Proposing),
         };
-        let permit = Arc::clone(&self.presences.cancellations).try_acquire_owned();
+        let places = if self.scope.is_some() { &self.presences.delayed } else { &self.presences.prompt };
+        let permit = Arc::clone(places).try_acquire_owned();
         // Outside a runtime (it is being shut down) nothing can be proposed any more.
         let (Ok(permit), Ok(runtime)) = (permit, tokio::runtime::Handle::try_current()) else {
             cancellation.called_off();
