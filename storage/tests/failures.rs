@@ -5,6 +5,8 @@
 
 mod support;
 
+use std::time::Duration;
+
 use openraft::storage::RaftLogStorage;
 use ovncp_storage::FailureKind;
 use ovncp_storage::disk::{Fault, SimDisk, SimOp};
@@ -160,5 +162,18 @@ fn a_failed_read_is_an_error_not_a_hole() {
         disk.inject(fault(SimOp::Read, ".wal", 0, EIO));
         let mut reader = log.get_log_reader().await;
         openraft::RaftLogReader::limited_get_log_entries(&mut reader, 1, 10).await.unwrap_err();
+    });
+}
+
+#[test]
+fn nothing_is_acknowledged_before_a_slow_disk_answered() {
+    let disk = SimDisk::new();
+    run(async {
+        let mut log = open_log(&disk, DATA, tiny()).unwrap();
+        disk.set_latency(Duration::from_millis(100));
+        let flushed = support::submit(&mut log, vec![entry(1, 1, 10, 0)]).await.unwrap();
+        let mut flushed = std::pin::pin!(flushed);
+        tokio::time::timeout(Duration::from_millis(99), &mut flushed).await.unwrap_err();
+        tokio::time::timeout(Duration::from_millis(2), &mut flushed).await.unwrap().unwrap().unwrap();
     });
 }

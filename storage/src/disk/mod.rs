@@ -16,6 +16,7 @@ mod sim;
 use std::fmt;
 use std::io;
 use std::path::Path;
+use std::time::Duration;
 
 pub use real::{RealDisk, RealFile, RealLock};
 pub use sim::{DiskCounters, Fault, SimDisk, SimFile, SimLock, SimOp};
@@ -46,6 +47,10 @@ pub trait Disk: Clone + Send + Sync + fmt::Debug + 'static {
     fn sync_dir(&self, path: &Path) -> io::Result<()>;
     /// Takes the lock file at `path`, creating it when needed; `None` when somebody else holds it.
     fn lock(&self, path: &Path) -> io::Result<Option<Self::Lock>>;
+    /// How long a simulated disk takes for a batch of the log. A real one takes its time by itself.
+    fn latency(&self) -> Duration {
+        Duration::ZERO
+    }
 }
 
 /// An open file. Shared by reference: all methods take their position.

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
@@ -102,6 +103,7 @@ struct World {
     faults: Vec<Fault>,
     capacity: Option<u64>,
     power_off_at: Option<u64>,
+    latency: Duration,
     counters: DiskCounters,
 }
 
@@ -202,6 +204,11 @@ impl SimDisk {
     /// Bytes that all files together may have.
     pub fn set_capacity(&self, bytes: Option<u64>) {
         self.world().capacity = bytes;
+    }
+
+    /// From now on each batch of the log takes so long.
+    pub fn set_latency(&self, latency: Duration) {
+        self.world().latency = latency;
     }
 
     /// Bytes that all files together have.
@@ -463,6 +470,10 @@ impl Disk for SimDisk {
         }
         world.locks.push(path.to_path_buf());
         Ok(Some(SimLock { disk: self.clone(), path: path.to_path_buf() }))
+    }
+
+    fn latency(&self) -> Duration {
+        self.world().latency
     }
 }
 

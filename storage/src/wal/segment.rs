@@ -17,8 +17,9 @@ use crate::error::StorageError;
 const SUFFIX: &str = ".wal";
 /// A segment being made ready, or one that waits to be used again.
 pub(super) const NEXT: &str = "next.tmp";
-/// Zeroes are written and synced in pieces, so that a sync of the log in between is not held up for long.
-const ZERO_BYTES: usize = 128 * 1_024;
+/// Zeroes are written and synced in pieces, so that a sync of the log in between is not held up for long. Smaller
+/// pieces disturb it more, by the number of their syncs.
+const ZERO_BYTES: usize = 1_024 * 1_024;
 /// Jobs that may wait for the helper thread: one preparation and a few retirements.
 const JOBS_MAX: usize = 16;
 
@@ -110,7 +111,7 @@ impl<D: Disk> Place<D> {
                 file
             }
         };
-        let zeroes = vec![0; ZERO_BYTES];
+        let zeroes = vec![0; ZERO_BYTES.min(self.segment_bytes as usize)];
         let mut at = 0;
         while at < bytes {
             let count = zeroes.len().min(usize::try_from(bytes - at).unwrap_or(usize::MAX));

@@ -108,6 +108,10 @@ pub(super) fn run_thread<D: Disk>(mut writer: Writer<D>, mut queue: mpsc::Receiv
 pub(super) async fn run_task<D: Disk>(mut writer: Writer<D>, mut queue: mpsc::Receiver<Operation>) {
     let mut operations = Vec::with_capacity(BATCH_OPERATIONS_MAX);
     while queue.recv_many(&mut operations, BATCH_OPERATIONS_MAX).await > 0 {
+        let latency = writer.shared.place.disk.latency();
+        if !latency.is_zero() {
+            tokio::time::sleep(latency).await;
+        }
         writer.process(&mut operations);
     }
 }
