@@ -264,16 +264,15 @@ impl Admission {
 
 /// Whether any of the connections gets a sign of life from its other end.
 async fn shows_life(probes: Vec<mpsc::Sender<Probe>>) -> bool {
-    let mut answers = FuturesUnordered::new();
-    for probe in probes {
+    // Several newcomers may ask the same connection at once: each waits for its turn and its answer.
+    let ask = |probe: mpsc::Sender<Probe>| async move {
         let (sender, answer) = oneshot::channel();
-        if probe.try_send(sender).is_ok() {
-            answers.push(answer);
-        }
-    }
+        probe.send(sender).await.is_ok() && answer.await.is_ok()
+    };
+    let mut answers: FuturesUnordered<_> = probes.into_iter().map(ask).collect();
     let any = async {
-        while let Some(answer) = answers.next().await {
-            if answer.is_ok() {
+        while let Some(alive) = answers.next().await {
+            if alive {
                 return true;
             }
         }

@@ -74,7 +74,7 @@ pub(super) async fn calls<'h, S: Stream>(
     start: impl Fn(PeerIdentity, Frame) -> Result<BoxFuture<'h, Answer>, ConnError>,
 ) -> ConnError {
     let mut running = FuturesUnordered::new();
-    let mut probe: Option<Probe> = None;
+    let mut probes: Vec<Probe> = Vec::new();
     loop {
         let unwritten = !conn.writer.is_empty();
         let room = !conn.writer.is_full();
@@ -92,8 +92,8 @@ pub(super) async fn calls<'h, S: Stream>(
                     Ok(())
                 }
                 Ok(Frame { kind: Kind::Pong, .. }) => {
-                    // The prober may have given up.
-                    probe.take().map(|probe| probe.send(()));
+                    // A prober may have given up.
+                    probes.drain(..).for_each(|probe| drop(probe.send(())));
                     Ok(())
                 }
                 Ok(_) if running.len() >= CALLS_IN_FLIGHT_MAX => Err(Fault::InFlight.into()),
@@ -105,7 +105,9 @@ pub(super) async fn calls<'h, S: Stream>(
             },
             Some(asked) = admitted.probes.recv() => {
                 conn.writer.push(Kind::Ping, 0, |_| ());
-                probe = Some(asked);
+                // As many as there are hand-shakes under way; those that gave up leave.
+                probes.retain(|probe| !probe.is_closed());
+                probes.push(asked);
                 Ok(())
             }
         };

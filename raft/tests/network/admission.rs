@@ -155,6 +155,11 @@ async fn a_copied_data_directory_is_refused_while_the_original_lives() {
             with_copy(&net, |setup| if later_start { setup.restarted() } else { setup }).await;
         let second = Refusal::SecondProcess { id: NodeId(1) };
         copy.sees(2, "refused", |sight| sight.refusal == Some(second.clone())).await;
+        // Not by asking often, either: all lanes of a node dial at once.
+        let dials = (0..20).map(|_| dial(&copy.network, "h2:7400", anybody()));
+        for dialed in futures_util::future::join_all(dials).await {
+            assert_eq!(dialed, refused(second.clone()));
+        }
         original.sees(2, "still connected", |sight| sight.connected).await;
         // The original dies without a word: the copy is a restart for all that anybody can know.
         net.power_off("h1");
