@@ -17,8 +17,9 @@ use super::handshake::Hello;
 use super::identity::{Directory, Lane, PeerIdentity, Refusal, Target};
 use super::limits::{CONNECTIONS_PER_LANE_MAX, CONTROL_CONNECTIONS_MAX, MEMBERS_SEEN_MAX};
 
-/// How long the connections of an earlier process may take to show that it lives.
-const PROBE_TIMEOUT: Duration = Duration::from_millis(300);
+/// How long the connections of an earlier process may take to show that it lives: generous, for a busy machine,
+/// but less than the time for a hand-shake.
+const PROBE_TIMEOUT: Duration = Duration::from_millis(600);
 
 /// Asks a connection for a sign of life; answered when one came.
 pub(super) type Probe = oneshot::Sender<()>;
