@@ -92,8 +92,10 @@ pub(super) async fn calls<'h, S: Stream>(
                     Ok(())
                 }
                 Ok(Frame { kind: Kind::Pong, .. }) => {
-                    // A prober may have given up.
-                    probes.drain(..).for_each(|probe| drop(probe.send(())));
+                    for probe in probes.drain(..) {
+                        // A prober may have given up.
+                        let _ = probe.send(());
+                    }
                     Ok(())
                 }
                 Ok(_) if running.len() >= CALLS_IN_FLIGHT_MAX => Err(Fault::InFlight.into()),
