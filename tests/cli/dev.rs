@@ -149,6 +149,24 @@ fn killed_node_stays_down_when_asked() {
 }
 
 #[test]
+fn node_that_dies_at_once_shows_its_log_and_returns_later() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut dev = Dev::start(dir.path(), &["--nodes", "1"]);
+    dev.ready();
+    let port = u16::try_from(dev.nodes()[0]["http"].as_u64().unwrap()).unwrap();
+    signal(dev.pids()[0], Signal::KILL);
+    dev.running.line(&["node-1 is started again in 3 s"]);
+    let taken = until("the port is free", || std::net::TcpListener::bind(("127.0.0.1", port)).ok());
+    dev.running.line(&["node-1 died: exit code 1"]);
+    dev.running.line(&["the end of", "node-1/log"]);
+    dev.running.line(&["| ", "error: ", &port.to_string()]);
+    dev.running.line(&["node-1 is started again in 6 s"]);
+    drop(taken);
+    dev.running.line(&["node-1 is ready"]);
+    dev.stop();
+}
+
+#[test]
 fn second_supervisor_of_one_directory_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let mut dev = Dev::start(dir.path(), &["--nodes", "1"]);

@@ -20,8 +20,9 @@ const REAP_INTERVAL: Duration = Duration::from_millis(20);
 const LOG_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// What says who a node is. Set in the user's shell for some other node, these must not reach ours; the rest of
 /// the environment (time-outs, databases, `RUST_LOG`) is passed on.
-const IDENTITY_VARIABLES: [&str; 13] = [
+const IDENTITY_VARIABLES: [&str; 14] = [
     "ENABLE_CLUSTERING",
+    "METRICS_PORT",
     "NODE_HOSTNAME",
     "NODE_ID",
     "NODE_IP",

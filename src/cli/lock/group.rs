@@ -1,7 +1,8 @@
 //! The command and everything it starts: one process group, ended as a whole.
 
+use std::io::IsTerminal;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::process::ExitStatus;
+use std::process::{ExitStatus, Stdio};
 use std::time::Instant;
 
 use rustix::process::{Pid, Signal, kill_process_group};
@@ -49,6 +50,8 @@ impl Group {
             .args(command)
             .env("OVNCP_LOCK_KEY", key)
             .env("OVNCP_FENCING_TOKEN", token)
+            // In a group of its own it would be stopped by its first read from the terminal, lock in hand.
+            .stdin(if std::io::stdin().is_terminal() { Stdio::null() } else { Stdio::inherit() })
             .process_group(0)
             .spawn()
             .map_err(failed)?;

@@ -36,8 +36,9 @@ Examples:
   ovncp lock report --shared --wait 1m -- sh -c 'echo token $OVNCP_FENCING_TOKEN'
 
 The command sees OVNCP_LOCK_KEY and OVNCP_FENCING_TOKEN and runs in a process group of its own. Signals are passed
-on to it, and its exit code is the result. Ends with 5 when the lock was not acquired in time, and with 6 when it
-was lost: then the whole process group was ended before the lock could go to somebody else.")]
+on to it, its exit code is the result, and it cannot read from the terminal (files and pipes are fine).
+Ends with 5 when the lock was not acquired in time, and with 6 when it was lost: then the whole process group was
+ended before the lock could go to somebody else.")]
 pub(crate) struct LockArgs {
     /// What to lock
     pub(super) key: String,
