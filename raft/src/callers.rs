@@ -2,16 +2,27 @@
 //!
 //! Each has a ticket that travels with its proposal ([`Origin`]). Whoever leads, and however often that
 //! changes, the entry comes back through this node's own apply and finds its caller by the ticket. A caller
-//! that was not handed to any log yet can still be withdrawn for certain; one that was can only wait.
+//! that was not handed to any log yet can still be withdrawn for certain; one that was waits.
+//!
+//! # When a proposal is lost for certain
+//!
+//! A proposal is handed over for one term only: a leader appends it in that term or refuses it. Terms never
+//! decrease along the log, and what is applied is committed. So once this node has applied an entry of a later
+//! term, every committed entry of the earlier term has been applied here too, and a proposal of that term which
+//! was not among them never will be. It may be proposed anew, and its caller never learns of the change of
+//! leader. The one exception is a snapshot that was installed meanwhile: it may hold the entry without having
+//! shown it, so whoever waited then is not proposed for again.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use bytes::Bytes;
 use ovncp_state::{NodeId, Reply};
 use ovncp_storage::runtime::random_u64;
 use ovncp_storage::types::Origin;
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use crate::error::ProposeError;
 use crate::group::Committed;
@@ -20,6 +31,15 @@ use crate::group::Committed;
 pub(crate) const CALLERS_MAX: usize = 65_536;
 
 type Answer = Result<Committed, ProposeError>;
+
+/// An encoded request on its way to a leader.
+#[derive(Clone, Debug)]
+pub(crate) struct Queued {
+    pub(crate) ticket: u64,
+    pub(crate) envelope: Bytes,
+    /// Not handed to anybody by then: refused.
+    pub(crate) give_up: Instant,
+}
 
 /// The waiting callers of this node.
 pub(crate) struct Callers {
@@ -34,8 +54,11 @@ struct Inner {
 
 struct Caller {
     answer: oneshot::Sender<Answer>,
-    /// Given to a leader's log, perhaps: from now on its outcome is decided by apply alone.
-    handed_over: bool,
+    proposal: Queued,
+    /// The term for which it was given to a leader's log, perhaps: its outcome is decided by apply alone.
+    handed_over: Option<u64>,
+    /// A snapshot was installed meanwhile.
+    blind: bool,
 }
 
 impl Callers {
@@ -49,8 +72,12 @@ impl Callers {
         self.node.store(id.0, Ordering::Release);
     }
 
-    /// Takes a ticket.
-    pub(crate) fn register(self: &Arc<Self>) -> Result<Ticket, ProposeError> {
+    /// Takes a ticket for an encoded request. Not handed to anybody by `give_up`, it is refused.
+    pub(crate) fn register(
+        self: &Arc<Self>,
+        envelope: Bytes,
+        give_up: Instant,
+    ) -> Result<(Ticket, Queued), ProposeError> {
         let (answer, receiver) = oneshot::channel();
         let mut inner = self.lock();
         if inner.waiting.len() >= CALLERS_MAX {
@@ -58,9 +85,11 @@ impl Callers {
         }
         let number = inner.next_ticket;
         inner.next_ticket = inner.next_ticket.wrapping_add(1);
-        inner.waiting.insert(number, Caller { answer, handed_over: false });
+        let proposal = Queued { ticket: number, envelope, give_up };
+        let caller = Caller { answer, proposal: proposal.clone(), handed_over: None, blind: false };
+        inner.waiting.insert(number, caller);
         drop(inner);
-        Ok(Ticket { number, callers: Arc::clone(self), receiver })
+        Ok((Ticket { number, callers: Arc::clone(self), receiver }, proposal))
     }
 
     /// The proposal's origin for a ticket of this node.
@@ -68,21 +97,47 @@ impl Callers {
         Origin { node: NodeId(self.node.load(Ordering::Acquire)), ticket }
     }
 
-    /// About to give this proposal to a log. `false` when its caller is gone: then it must not be proposed.
-    pub(crate) fn hand_over(&self, ticket: u64) -> bool {
+    /// About to give this proposal to the log of `term`. `false` when its caller is gone: then it must not be
+    /// proposed.
+    pub(crate) fn hand_over(&self, ticket: u64, term: u64) -> bool {
         match self.lock().waiting.get_mut(&ticket) {
             Some(caller) => {
-                caller.handed_over = true;
+                caller.handed_over = Some(term);
                 true
             }
             None => false,
         }
     }
 
-    /// It surely was not appended after all.
-    pub(crate) fn take_back(&self, ticket: u64) {
-        if let Some(caller) = self.lock().waiting.get_mut(&ticket) {
-            caller.handed_over = false;
+    /// It surely was not appended in `term` after all. `false` when it waits for another term or not at all.
+    pub(crate) fn take_back(&self, ticket: u64, term: u64) -> bool {
+        match self.lock().waiting.get_mut(&ticket) {
+            Some(caller) if caller.handed_over == Some(term) => {
+                (caller.handed_over, caller.blind) = (None, false);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// An entry of `term` was applied: proposals of earlier terms that still wait are lost for certain, and
+    /// returned to be proposed anew.
+    pub(crate) fn lost_before(&self, term: u64) -> Vec<Queued> {
+        let mut inner = self.lock();
+        let lost = inner.waiting.values_mut().filter(|caller| {
+            !caller.blind && caller.handed_over.is_some_and(|handed_over| handed_over < term)
+        });
+        lost.map(|caller| {
+            caller.handed_over = None;
+            caller.proposal.clone()
+        })
+        .collect()
+    }
+
+    /// A snapshot was installed: the entries it covers were not seen one by one.
+    pub(crate) fn blind(&self) {
+        for caller in self.lock().waiting.values_mut() {
+            caller.blind |= caller.handed_over.is_some();
         }
     }
 
@@ -111,7 +166,7 @@ impl Callers {
         if inner.waiting.is_empty() {
             return;
         }
-        let handed_over = inner.waiting.extract_if(.., |_, caller| caller.handed_over);
+        let handed_over = inner.waiting.extract_if(.., |_, caller| caller.handed_over.is_some());
         for (_, caller) in handed_over {
             let _ = caller.answer.send(Err(ProposeError::Unknown));
         }
@@ -121,7 +176,7 @@ impl Callers {
     pub(crate) fn stop(&self, reason: &str) {
         let waiting = std::mem::take(&mut self.lock().waiting);
         for caller in waiting.into_values() {
-            let error = if caller.handed_over {
+            let error = if caller.handed_over.is_some() {
                 ProposeError::Unknown
             } else {
                 ProposeError::Stopped { reason: reason.to_owned() }
@@ -144,10 +199,6 @@ pub(crate) struct Ticket {
 }
 
 impl Ticket {
-    pub(crate) fn number(&self) -> u64 {
-        self.number
-    }
-
     /// Waits for the answer.
     pub(crate) async fn answer(&mut self) -> Answer {
         match (&mut self.receiver).await {
@@ -160,7 +211,7 @@ impl Ticket {
     pub(crate) fn withdraw(mut self) -> Result<Answer, bool> {
         let caller = self.callers.lock().waiting.remove(&self.number);
         match caller {
-            Some(caller) => Err(caller.handed_over),
+            Some(caller) => Err(caller.handed_over.is_some()),
             None => self.receiver.try_recv().map_err(|_| true),
         }
     }
@@ -189,15 +240,19 @@ mod tests {
         Committed { index: LogIndex(9), reply: Reply::Done }
     }
 
+    fn register(callers: &Arc<Callers>) -> Ticket {
+        callers.register(Bytes::from_static(b"request"), Instant::now()).unwrap().0
+    }
+
     #[tokio::test]
     async fn a_caller_is_answered_by_its_own_entry_only() {
         let callers = Callers::new();
         callers.set_node(NodeId(2));
-        let mut ticket = callers.register().unwrap();
-        assert!(callers.hand_over(ticket.number()));
-        callers.applied(Origin { node: NodeId(1), ticket: ticket.number() }, committed);
-        callers.applied(Origin { node: NodeId(2), ticket: ticket.number().wrapping_add(1) }, committed);
-        callers.applied(callers.origin(ticket.number()), committed);
+        let mut ticket = register(&callers);
+        assert!(callers.hand_over(ticket.number, 1));
+        callers.applied(Origin { node: NodeId(1), ticket: ticket.number }, committed);
+        callers.applied(Origin { node: NodeId(2), ticket: ticket.number.wrapping_add(1) }, committed);
+        callers.applied(callers.origin(ticket.number), committed);
         assert_eq!(ticket.answer().await, Ok(committed()));
     }
 
@@ -205,36 +260,64 @@ mod tests {
     fn a_withdrawn_caller_knows_whether_its_proposal_may_exist() {
         let callers = Callers::new();
         callers.set_node(NodeId(1));
-        let early = callers.register().unwrap();
-        assert_eq!(early.withdraw(), Err(false));
+        assert_eq!(register(&callers).withdraw(), Err(false));
 
-        let handed = callers.register().unwrap();
-        assert!(callers.hand_over(handed.number()));
+        let handed = register(&callers);
+        assert!(callers.hand_over(handed.number, 1));
         assert_eq!(handed.withdraw(), Err(true));
 
-        let returned = callers.register().unwrap();
-        let number = returned.number();
-        assert!(callers.hand_over(number));
-        callers.take_back(number);
+        let returned = register(&callers);
+        let number = returned.number;
+        assert!(callers.hand_over(number, 1));
+        assert!(callers.take_back(number, 1));
         assert_eq!(returned.withdraw(), Err(false));
-        assert!(!callers.hand_over(number), "a withdrawn proposal is never proposed");
+        assert!(!callers.hand_over(number, 1), "a withdrawn proposal is never proposed");
+    }
+
+    #[test]
+    fn a_later_term_shows_which_proposals_are_lost() {
+        let callers = Callers::new();
+        let tickets = [register(&callers), register(&callers), register(&callers), register(&callers)];
+        callers.hand_over(tickets[0].number, 3);
+        callers.hand_over(tickets[1].number, 4);
+        callers.hand_over(tickets[2].number, 2);
+        callers.blind();
+        callers.take_back(tickets[1].number, 4);
+        callers.hand_over(tickets[1].number, 3);
+        // Handed over for 3 and 2 before a snapshot, for 3 after it, and not at all.
+        let lost: Vec<u64> = callers.lost_before(4).iter().map(|queued| queued.ticket).collect();
+        assert_eq!(lost, [tickets[1].number]);
+        assert!(callers.lost_before(4).is_empty(), "returned once");
+        // A refusal of the first attempt that arrives late must not propose it a third time.
+        callers.hand_over(tickets[1].number, 4);
+        assert!(!callers.take_back(tickets[1].number, 3));
+        assert!(callers.take_back(tickets[1].number, 4));
+    }
+
+    #[test]
+    fn a_proposal_of_the_present_term_is_not_lost() {
+        let callers = Callers::new();
+        let ticket = register(&callers);
+        callers.hand_over(ticket.number, 4);
+        assert!(callers.lost_before(4).is_empty());
+        assert_eq!(callers.lost_before(5).len(), 1);
+        assert_eq!(ticket.withdraw(), Err(false));
     }
 
     #[test]
     fn an_answer_that_came_before_the_withdrawal_wins() {
         let callers = Callers::new();
         callers.set_node(NodeId(1));
-        let ticket = callers.register().unwrap();
-        callers.applied(callers.origin(ticket.number()), committed);
+        let ticket = register(&callers);
+        callers.applied(callers.origin(ticket.number), committed);
         assert_eq!(ticket.withdraw(), Ok(Ok(committed())));
     }
 
     #[test]
     fn without_a_majority_only_those_who_were_handed_over_are_told_at_once() {
         let callers = Callers::new();
-        let queued = callers.register().unwrap();
-        let handed = callers.register().unwrap();
-        callers.hand_over(handed.number());
+        let (queued, handed) = (register(&callers), register(&callers));
+        callers.hand_over(handed.number, 1);
         callers.abandon();
         assert_eq!(handed.withdraw(), Ok(Err(ProposeError::Unknown)));
         assert_eq!(queued.withdraw(), Err(false));
@@ -243,9 +326,8 @@ mod tests {
     #[test]
     fn stopping_tells_the_unknown_from_the_certain() {
         let callers = Callers::new();
-        let queued = callers.register().unwrap();
-        let handed = callers.register().unwrap();
-        callers.hand_over(handed.number());
+        let (queued, handed) = (register(&callers), register(&callers));
+        callers.hand_over(handed.number, 1);
         callers.stop("test");
         assert_eq!(queued.withdraw(), Ok(Err(ProposeError::Stopped { reason: "test".to_owned() })));
         assert_eq!(handed.withdraw(), Ok(Err(ProposeError::Unknown)));

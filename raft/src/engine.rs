@@ -286,9 +286,10 @@ impl<D: Disk, N: Net> Handler<D, N> {
     fn probed(&self, from: &PeerIdentity) -> ControlResponse {
         let shared = &self.0.shared;
         match shared.membership() {
-            None => {
-                ControlResponse::Blank { list: list_hash(&shared.config.members()), node: shared.own_entry() }
-            }
+            None => ControlResponse::Blank {
+                list: list_hash(&shared.config.members(), shared.config.voters_target),
+                node: shared.own_entry(),
+            },
             Some(place) => {
                 let known = from.id.and_then(|id| shared.replica.read(|state| state.node(id)));
                 let same_cluster = from.cluster_id == Some(place.cluster_id);

@@ -137,6 +137,7 @@ mod tests {
             config.timing.raft_heartbeat = Duration::from_millis(100);
             config.timing.election_timeout_min = Duration::from_secs(2);
             config.timing.election_timeout_max = Duration::from_secs(4);
+            config.timing.no_leader_wait = Duration::from_secs(20);
             groups.push(Group::start(config).await.unwrap());
             dirs.push(dir);
         }

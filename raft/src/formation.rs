@@ -71,9 +71,10 @@ const JOIN_TIMEOUT: Duration = Duration::from_secs(5);
 /// Pause between two rounds of questions, plus up to as much again.
 const ROUND_PAUSE: Duration = Duration::from_millis(100);
 
-/// Hash of a static peer list: the names, since an address may be written in several ways.
-pub(crate) fn list_hash(members: &[StaticPeer]) -> [u8; 16] {
-    let mut bytes = Vec::new();
+/// Hash of what all founding members must agree on: the names of the list, since an address may be written in
+/// several ways, and the number of voters.
+pub(crate) fn list_hash(members: &[StaticPeer], voters_target: u8) -> [u8; 16] {
+    let mut bytes = vec![voters_target];
     for member in members {
         bytes.extend((member.name.len() as u64).to_le_bytes());
         bytes.extend(member.name.as_bytes());
@@ -84,7 +85,7 @@ pub(crate) fn list_hash(members: &[StaticPeer]) -> [u8; 16] {
 /// Runs until this node has a seat in a cluster, or stops.
 pub(crate) async fn run(shared: Arc<Shared>, seat: Arc<dyn Seat>) {
     let members = shared.config.members();
-    let list = list_hash(&members);
+    let list = list_hash(&members, shared.config.voters_target);
     let mut found_with = None;
     while shared.consensus.get().is_none() && shared.stopped().is_none() {
         if let Some(roster) = found_with.take() {
@@ -213,7 +214,7 @@ fn judge_blank(
                 waiting_for.push(format!("{name}: {} answers at its address", node.name));
             }
             Answer::Blank { list: theirs, .. } if *theirs != list => {
-                waiting_for.push(format!("{name}: has another peer list"));
+                waiting_for.push(format!("{name}: has another peer list or voters target"));
             }
             Answer::Blank { node, .. } => roster.push(node.clone()),
             Answer::Silent(reason) => waiting_for.push(format!("{name}: {reason}")),
@@ -392,7 +393,7 @@ mod tests {
     #[test]
     fn the_lowest_name_founds_when_all_others_are_blank_with_the_same_list() {
         let members = members(&["a", "b", "c"]);
-        let list = list_hash(&members);
+        let list = list_hash(&members, 3);
         let answers = BTreeMap::from([blank("b", 2, list), blank("c", 3, list)]);
         let step = judge(&node("a", 1), list, &members, &answers);
         assert_eq!(step, Step::Found(vec![node("a", 1), node("b", 2), node("c", 3)]));
@@ -401,7 +402,7 @@ mod tests {
     #[test]
     fn others_wait_for_the_lowest_name() {
         let members = members(&["a", "b"]);
-        let list = list_hash(&members);
+        let list = list_hash(&members, 3);
         let answers = BTreeMap::from([blank("a", 1, list)]);
         assert!(matches!(judge(&node("b", 2), list, &members, &answers), Step::Wait(_)));
     }
@@ -409,12 +410,12 @@ mod tests {
     #[test]
     fn a_silent_peer_another_list_or_a_copied_directory_stop_formation() {
         let members = members(&["a", "b", "c"]);
-        let list = list_hash(&members);
+        let list = list_hash(&members, 3);
         let own = node("a", 1);
         let silent = ("c".to_owned(), Answer::Silent("no answer".to_owned()));
         let cases = [
             (silent, "c: no answer"),
-            (blank("c", 3, [0; 16]), "c: has another peer list"),
+            (blank("c", 3, [0; 16]), "c: has another peer list or voters target"),
             (blank("c", 2, list), "c: has a copy of the data directory of b"),
             (("c".to_owned(), Answer::Blank { list, node: node("x", 9) }), "c: x answers at its address"),
         ];
@@ -427,7 +428,7 @@ mod tests {
     #[test]
     fn a_member_is_joined_even_by_the_lowest_name_and_with_others_missing() {
         let members = members(&["a", "b", "c"]);
-        let list = list_hash(&members);
+        let list = list_hash(&members, 3);
         let answers = BTreeMap::from([member("b", 7), ("c".to_owned(), Answer::Silent(String::new()))]);
         assert_eq!(judge(&node("a", 1), list, &members, &answers), Step::Join(vec![members[1].clone()]));
     }
@@ -435,7 +436,7 @@ mod tests {
     #[test]
     fn peers_of_two_clusters_are_joined_by_nobody() {
         let members = members(&["a", "b", "c"]);
-        let list = list_hash(&members);
+        let list = list_hash(&members, 3);
         let answers = BTreeMap::from([member("b", 7), member("c", 8)]);
         assert!(matches!(judge(&node("a", 1), list, &members, &answers), Step::Wait(_)));
     }
@@ -443,7 +444,7 @@ mod tests {
     #[test]
     fn a_node_alone_founds_its_own_cluster() {
         let members = members(&["a"]);
-        let step = judge(&node("a", 1), list_hash(&members), &members, &BTreeMap::new());
+        let step = judge(&node("a", 1), list_hash(&members, 3), &members, &BTreeMap::new());
         assert_eq!(step, Step::Found(vec![node("a", 1)]));
     }
 
@@ -470,11 +471,12 @@ mod tests {
 
     #[test]
     fn the_list_hash_depends_on_names_only_and_on_their_borders() {
-        assert_eq!(list_hash(&members(&["a", "b"])), {
+        assert_eq!(list_hash(&members(&["a", "b"]), 3), {
             let mut other = members(&["a", "b"]);
             other[0].addr = "elsewhere:9".to_owned();
-            list_hash(&other)
+            list_hash(&other, 3)
         });
-        assert_ne!(list_hash(&members(&["ab"])), list_hash(&members(&["a", "b"])));
+        assert_ne!(list_hash(&members(&["ab"]), 3), list_hash(&members(&["a", "b"]), 3));
+        assert_ne!(list_hash(&members(&["a", "b"]), 3), list_hash(&members(&["a", "b"]), 5));
     }
 }

@@ -108,7 +108,7 @@ fn is_copy(refusal: &network::Refusal) -> bool {
 
 /// Asks every peer whose address is known. Who leads, as far as they say.
 async fn ask_around(shared: &Shared, place: Membership) -> Vec<LeaderHint> {
-    let list = list_hash(&shared.config.members());
+    let list = list_hash(&shared.config.members(), shared.config.voters_target);
     let known = known_peers(shared, place);
     let asked = known
         .iter()
@@ -151,7 +151,7 @@ async fn report_directly(shared: &Shared, place: Membership, leader: &LeaderHint
     let envelope = ovncp_storage::codec::encode_request(&report(shared, place));
     // Nobody waits for the reply: the leader finding us is the answer.
     let origin = ovncp_storage::types::Origin { node: NodeId(0), ticket: 0 };
-    let item = crate::network::message::ForwardItem { origin, envelope };
+    let item = crate::network::message::ForwardItem { origin, term: 0, envelope };
     let sent = shared.peers.forward(leader.id, vec![item]);
     let _ = tokio::time::timeout(REPORT_TIMEOUT, sent).await;
 }

@@ -55,6 +55,7 @@ impl ApplySink for Sink {
         if let Some(observer) = &self.observer {
             observer.installed(index);
         }
+        self.callers.blind();
         self.installed.notify_one();
     }
 }

@@ -59,6 +59,9 @@ pub(crate) async fn run(shared: Arc<Shared>, consensus: Arc<dyn Consensus>) {
         if glance != seen {
             seen = glance;
             update_route(&shared, &glance);
+            shared.applied_term.send_if_modified(|known| {
+                std::mem::replace(known, glance.applied_term) != glance.applied_term
+            });
             update_peers(&shared, &*consensus);
         }
         if let Some(failure) = health.borrow().clone() {

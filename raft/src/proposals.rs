@@ -4,11 +4,11 @@
 //! this node leads, over the forward lane when another does. While a batch is under way the next one gathers,
 //! so batches grow with the load and an idle node adds no delay.
 //!
-//! A proposal that a leader surely did not append (see [`consensus`](crate::consensus)) returns to the queue
-//! and is tried again, here or at the next leader, until its caller's deadline or
-//! [`no_leader_wait`](crate::settings::Timing::no_leader_wait) passes; then it is refused with `NoLeader`, and
-//! that refusal is certain. One that may have been appended is never proposed again: its caller is answered by
-//! this node's own apply, or with `Unknown` at its deadline.
+//! A proposal that a leader surely did not append (see [`consensus`](crate::consensus)), or that a change of
+//! leader surely lost (see [`callers`](crate::callers)), returns to the queue and is tried again, here or at the
+//! next leader, until its caller's deadline or [`no_leader_wait`](crate::settings::Timing::no_leader_wait)
+//! passes; then it is refused with `NoLeader`, and that refusal is certain. One that may be in a log is never
+//! proposed again: its caller is answered by this node's own apply, or with `Unknown` at its deadline.
 //!
 //! A leader that lost its quorum appends nothing: openraft refuses writes once the lease of
 //! `election_timeout_max` has run out without a quorum's acknowledgement.
@@ -17,7 +17,6 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
@@ -26,7 +25,7 @@ use ovncp_storage::codec;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
-use crate::callers::{CALLERS_MAX, Ticket};
+use crate::callers::{CALLERS_MAX, Queued, Ticket};
 use crate::consensus::Submitted;
 use crate::error::ProposeError;
 use crate::group::Committed;
@@ -48,15 +47,6 @@ const FLIGHT_TIME_MAX: Duration = Duration::from_secs(60);
 const RETRY_PAUSE: Duration = Duration::from_millis(5);
 /// How often queued proposals are looked over for passed deadlines.
 const EXPIRY_PERIOD: Duration = Duration::from_millis(20);
-
-/// A proposal in the queue of this node.
-#[derive(Debug)]
-pub(crate) struct Queued {
-    ticket: u64,
-    envelope: Bytes,
-    /// Not handed to anybody by then: refused.
-    give_up: Instant,
-}
 
 /// The queue in front of [`run`].
 pub(crate) fn queue() -> (mpsc::Sender<Queued>, mpsc::Receiver<Queued>) {
@@ -83,8 +73,7 @@ pub(crate) fn start(shared: &Shared, request: &Request, timeout: Duration) -> Re
         return Err(ProposeError::TooLarge { bytes: envelope.len(), max: ENVELOPE_BYTES_MAX });
     }
     let give_up = Instant::now() + timeout.min(shared.config.timing.no_leader_wait);
-    let ticket = shared.callers.register()?;
-    let queued = Queued { ticket: ticket.number(), envelope, give_up };
+    let (ticket, queued) = shared.callers.register(envelope, give_up)?;
     shared.proposals.try_send(queued).map_err(|error| match error {
         mpsc::error::TrySendError::Full(_) => ProposeError::Busy { queue: "proposals" },
         mpsc::error::TrySendError::Closed(_) => ProposeError::Stopped { reason: "stopping".to_owned() },
@@ -118,10 +107,12 @@ impl Started {
 /// Drains the queue until the group stops.
 pub(crate) async fn run(shared: Arc<Shared>, queue: mpsc::Receiver<Queued>) {
     let route = shared.route.subscribe();
+    let applied_term = shared.applied_term.subscribe();
     let mut pump = Pump {
         shared,
         queue,
         route,
+        applied_term,
         backlog: VecDeque::new(),
         flights: FuturesUnordered::new(),
         generation: 0,
@@ -134,6 +125,7 @@ pub(crate) async fn run(shared: Arc<Shared>, queue: mpsc::Receiver<Queued>) {
 /// A batch under way.
 struct Landing {
     generation: u64,
+    term: u64,
     batch: Vec<Queued>,
     fates: Vec<Fate>,
 }
@@ -152,6 +144,7 @@ struct Pump {
     shared: Arc<Shared>,
     queue: mpsc::Receiver<Queued>,
     route: watch::Receiver<Route>,
+    applied_term: watch::Receiver<u64>,
     backlog: VecDeque<Queued>,
     flights: FuturesUnordered<BoxFuture<'static, Landing>>,
     /// Counts changes of the route; batches of an earlier one do not count against the window.
@@ -180,6 +173,10 @@ impl Pump {
                 self.under_way = 0;
                 self.paused_until = None;
             }
+            Ok(()) = self.applied_term.changed() => {
+                let term = *self.applied_term.borrow_and_update();
+                self.backlog.extend(self.shared.callers.lost_before(term));
+            }
             Some(landing) = self.flights.next() => self.land(landing),
             count = self.queue.recv_many(&mut arrived, room), if room > 0 => {
                 if count == 0 {
@@ -200,20 +197,24 @@ impl Pump {
     fn dispatch(&mut self) {
         while !self.backlog.is_empty() && self.under_way < FLIGHTS_MAX && self.paused_until.is_none() {
             let route = *self.route.borrow();
-            if matches!(route, Route::Nobody { .. }) {
-                return;
-            }
-            let batch = self.next_batch();
+            let (Route::Here { term } | Route::Remote { term, .. }) = route else { return };
+            let batch = self.next_batch(term);
             if batch.is_empty() {
                 continue;
             }
             self.under_way += 1;
-            let flight = fly(Arc::clone(&self.shared), route, batch, self.generation);
-            self.flights.push(Box::pin(flight));
+            let (shared, generation) = (Arc::clone(&self.shared), self.generation);
+            self.flights.push(Box::pin(async move {
+                let fates = match timeout(FLIGHT_TIME_MAX, deliver(&shared, route, &batch)).await {
+                    Ok(fates) => fates,
+                    Err(_elapsed) => vec![Fate::Wait; batch.len()],
+                };
+                Landing { generation, term, batch, fates }
+            }));
         }
     }
 
-    fn next_batch(&mut self) -> Vec<Queued> {
+    fn next_batch(&mut self, term: u64) -> Vec<Queued> {
         let mut batch = Vec::new();
         let mut bytes = 0;
         while let Some(next) = self.backlog.front() {
@@ -223,7 +224,7 @@ impl Pump {
             }
             // A caller that is gone must not be proposed for.
             if let Some(next) =
-                self.backlog.pop_front().filter(|next| self.shared.callers.hand_over(next.ticket))
+                self.backlog.pop_front().filter(|next| self.shared.callers.hand_over(next.ticket, term))
             {
                 batch.push(next);
             }
@@ -239,12 +240,14 @@ impl Pump {
         for (item, fate) in landing.batch.into_iter().zip(landing.fates) {
             match fate {
                 Fate::Wait => {}
+                Fate::Busy if !self.shared.callers.take_back(item.ticket, landing.term) => {}
                 Fate::Busy => {
                     self.shared.callers.refuse(item.ticket, ProposeError::Busy { queue: "leader" });
                 }
                 Fate::Retry => {
-                    self.shared.callers.take_back(item.ticket);
-                    self.backlog.push_back(item);
+                    if self.shared.callers.take_back(item.ticket, landing.term) {
+                        self.backlog.push_back(item);
+                    }
                     if current {
                         self.paused_until = Some(Instant::now() + RETRY_PAUSE);
                     }
@@ -270,14 +273,6 @@ impl Pump {
 }
 
 /// Takes one batch to the leader and learns its fate.
-async fn fly(shared: Arc<Shared>, route: Route, batch: Vec<Queued>, generation: u64) -> Landing {
-    let fates = match timeout(FLIGHT_TIME_MAX, deliver(&shared, route, &batch)).await {
-        Ok(fates) => fates,
-        Err(_elapsed) => vec![Fate::Wait; batch.len()],
-    };
-    Landing { generation, batch, fates }
-}
-
 async fn deliver(shared: &Shared, route: Route, batch: &[Queued]) -> Vec<Fate> {
     match route {
         Route::Nobody { .. } => vec![Fate::Retry; batch.len()],
@@ -295,11 +290,12 @@ async fn deliver(shared: &Shared, route: Route, batch: &[Queued]) -> Vec<Fate> {
                 })
                 .collect()
         }
-        Route::Remote { leader, .. } => {
+        Route::Remote { leader, term } => {
             let items: Vec<ForwardItem> = batch
                 .iter()
                 .map(|item| ForwardItem {
                     origin: shared.callers.origin(item.ticket),
+                    term,
                     envelope: item.envelope.clone(),
                 })
                 .collect();
@@ -333,7 +329,8 @@ pub(crate) async fn accept_forwarded(
     let Route::Here { term } = shared.route() else {
         return refuse(shared.last_known_leader());
     };
-    if from.id.is_none() {
+    let stale = items.iter().any(|item| item.term != 0 && item.term != term);
+    if from.id.is_none() || stale {
         return refuse(shared.node_id());
     }
     let permits = u32::try_from(count).unwrap_or(u32::MAX);

@@ -6,7 +6,8 @@
 //! following adds no wait of its own. The ticker asks for what is queued to be proposed before a Tick, so a
 //! renewal that arrived in time is never overtaken by the expiry of its own lease.
 //!
-//! A renewal whose bundle may have been appended is not sent again: its holder learns `Unknown` and decides.
+//! To renew twice is to renew once, a little later, so a bundle that was lost on its way to the leader is sent
+//! again, whether it arrived or not.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -323,8 +324,9 @@ async fn forward_bundle(shared: &Shared, leader: NodeId, bundle: Vec<QueuedRenew
                 let _ = one.answer.send(answer);
             }
         }
-        Ok(_) | Err(CallError::Lost) => answer_all(bundle, &ProposeError::Unknown),
-        Err(CallError::NotSent(_) | CallError::Busy | CallError::Declined(_)) => returned.extend(bundle),
+        Ok(_) => answer_all(bundle, &ProposeError::Unknown),
+        // To renew twice is to renew once, a little later: also what may have been applied is tried again.
+        Err(_) => returned.extend(bundle),
     }
     returned
 }

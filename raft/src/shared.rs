@@ -11,12 +11,11 @@ use ovncp_storage::types::{Origin, Peer, Proposal};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::Instant;
 
-use crate::callers::Callers;
+use crate::callers::{Callers, Queued};
 use crate::clock::LeaderClock;
 use crate::consensus::{Consensus, Submitted};
 use crate::network::types::AppendResult;
 use crate::peers::Peers;
-use crate::proposals::Queued;
 use crate::reads::ReadRequest;
 use crate::renewals::{Flush, QueuedRenewal};
 use crate::settings::GroupConfig;
@@ -80,6 +79,8 @@ pub(crate) struct Shared {
     pub(crate) seated: watch::Sender<bool>,
     pub(crate) membership: Mutex<Option<Membership>>,
     pub(crate) route: watch::Sender<Route>,
+    /// Term of the last entry that was applied here, of any kind.
+    pub(crate) applied_term: watch::Sender<u64>,
     /// Of the term in which this node led last.
     pub(crate) clock: Mutex<Option<LeaderClock>>,
     pub(crate) known_peers: Mutex<BTreeMap<NodeId, Peer>>,

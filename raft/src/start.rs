@@ -145,6 +145,7 @@ async fn run<D: Disk, N: Net>(
         seated: watch::Sender::new(false),
         membership: Mutex::new(None),
         clock: Mutex::new(None),
+        applied_term: watch::Sender::new(0),
         route: watch::Sender::new(Route::Nobody { last_known: None }),
         known_peers: Mutex::default(),
         last_heard: Mutex::new(None),

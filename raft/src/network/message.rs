@@ -14,6 +14,9 @@ use serde::{Deserialize, Serialize};
 pub struct ForwardItem {
     /// Whose caller it is.
     pub origin: Origin,
+    /// The term in which the asked node was known to lead. Another leader, or the same in another term, must
+    /// refuse it: the origin may have proposed it anew. 0: whatever the term.
+    pub term: u64,
     /// The encoded request.
     pub envelope: Bytes,
 }

@@ -301,11 +301,12 @@ pub fn take_vote_only(body: &[u8]) -> Result<Vote, WireError> {
     Ok(take::<WireVote>(body)?.into())
 }
 
-/// Appends a `Forward`: their number, then for each its origin and its envelope behind its length.
+/// Appends a `Forward`: their number, then for each its origin, its term and its envelope behind its length.
 pub fn put_forward(out: &mut BytesMut, items: &[ForwardItem]) {
     put(out, &items.len());
     for item in items {
         put(out, &item.origin);
+        put(out, &item.term);
         put(out, &item.envelope.len());
         out.put_slice(&item.envelope);
     }
@@ -320,13 +321,13 @@ pub fn take_forward(body: &Bytes) -> Result<Vec<ForwardItem>, WireError> {
     let mut rest = body.slice_ref(rest);
     let mut items = Vec::with_capacity(count.min(rest.len()));
     for _ in 0..count {
-        let ((origin, len), after) = postcard::take_from_bytes::<(Origin, usize)>(&rest)?;
+        let ((origin, term, len), after) = postcard::take_from_bytes::<(Origin, u64, usize)>(&rest)?;
         let mut envelope = rest.slice_ref(after);
         if envelope.len() < len {
             return Err(WireError::Length);
         }
         rest = envelope.split_off(len);
-        items.push(ForwardItem { origin, envelope });
+        items.push(ForwardItem { origin, term, envelope });
     }
     if rest.is_empty() { Ok(items) } else { Err(WireError::Length) }
 }

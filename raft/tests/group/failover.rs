@@ -1,5 +1,7 @@
 //! Leaders die, stand still, and are wrongly given up.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::cluster::{Cluster, TIMEOUT, put};
@@ -88,5 +90,63 @@ async fn a_killed_follower_changes_no_term() {
     cluster.node(&follower).group().read_barrier(TIMEOUT).await.unwrap();
     assert_eq!(cluster.node(&follower).value("a").as_deref(), Some("49"));
     assert_eq!(cluster.node(&leader).group().status().term, term);
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn writes_under_way_survive_the_death_of_the_leader_and_happen_once() {
+    let mut cluster = Cluster::new(3).await;
+    for node in cluster.nodes.values_mut() {
+        // Nobody gives up: what is shown is that a change of leader loses nothing that has to be reported.
+        node.config.timing.no_leader_wait = TIMEOUT;
+        node.start().await;
+    }
+    for node in cluster.running() {
+        node.serving().await;
+    }
+    for round in 0..3 {
+        let leader = cluster.leader().await;
+        let (stop, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let survivors = cluster.running().filter(|node| node.name() != leader);
+        let writers: Vec<_> = survivors
+            .flat_map(|node| (0..6).map(|writer| (node.group().clone(), writer)))
+            .map(|(group, writer)| {
+                let (stop, done) = (Arc::clone(&stop), Arc::clone(&done));
+                tokio::spawn(async move {
+                    let mut written = Vec::new();
+                    while !stop.load(Ordering::Relaxed) {
+                        let node = group.identity().name;
+                        let key = format!("{round}-{node}-{writer}-{}", written.len());
+                        let committed = group.propose(put(&key, "x"), TIMEOUT).await.expect("a write failed");
+                        written.push((key, committed.index));
+                        done.fetch_add(1, Ordering::Relaxed);
+                    }
+                    written
+                })
+            })
+            .collect();
+        while done.load(Ordering::Relaxed) < 100 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        cluster.node_mut(&leader).kill();
+        let new = cluster.leader().await;
+        assert_ne!(new, leader);
+        cluster.node(&new).group().propose(put("after", "1"), TIMEOUT).await.unwrap();
+        stop.store(true, Ordering::Relaxed);
+        let reader = cluster.node(&new).group().clone();
+        let mut count = 0;
+        for writer in writers {
+            let written = writer.await.unwrap();
+            reader.read_barrier(TIMEOUT).await.unwrap();
+            count += written.len();
+            for (key, index) in written {
+                let (meta, _) = reader.read(|state| state.kv(key.as_bytes())).1.expect("acknowledged");
+                assert_eq!(meta.revision.0, index.0, "{key} was written twice");
+            }
+        }
+        println!("round {round}: {count} writes");
+        cluster.node_mut(&leader).start().await;
+        cluster.node(&leader).serving().await;
+    }
     cluster.stop().await;
 }

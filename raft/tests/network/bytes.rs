@@ -126,6 +126,7 @@ proptest! {
             .enumerate()
             .map(|(i, size)| ForwardItem {
                 origin: Origin { node: NodeId(i as u64), ticket: *size as u64 },
+                term: 3 * i as u64,
                 envelope: vec![i as u8; *size].into(),
             })
             .collect();

@@ -30,8 +30,11 @@ fn option() -> RPCOption {
 }
 
 fn items(count: u64) -> Vec<ForwardItem> {
-    let item =
-        |ticket| ForwardItem { origin: Origin { node: NodeId(1), ticket }, envelope: Bytes::from("x") };
+    let item = |ticket| ForwardItem {
+        origin: Origin { node: NodeId(1), ticket },
+        term: 1,
+        envelope: Bytes::from("x"),
+    };
     (0..count).map(item).collect()
 }
 

@@ -215,8 +215,12 @@ fn snapshots() {
 #[test]
 fn forwards() {
     let items = [
-        ForwardItem { origin: Origin { node: NodeId(1), ticket: 300 }, envelope: Bytes::from_static(b"abc") },
-        ForwardItem { origin: Origin { node: NodeId(2), ticket: 1 }, envelope: Bytes::new() },
+        ForwardItem {
+            origin: Origin { node: NodeId(1), ticket: 300 },
+            term: 6,
+            envelope: Bytes::from_static(b"abc"),
+        },
+        ForwardItem { origin: Origin { node: NodeId(2), ticket: 1 }, term: 0, envelope: Bytes::new() },
     ];
     let outcomes = vec![
         ForwardOutcome::Accepted,
@@ -240,7 +244,7 @@ fn forwards() {
     ];
     let forward = bytes(|out| wire::put_forward(out, &items));
     check(&[
-        ("forward", forward.clone(), "0201ac0203616263020100"),
+        ("forward", forward.clone(), "0201ac02060361626302010000"),
         ("outcomes", bytes(|out| wire::put(out, &outcomes)), "030001010202"),
         (
             "renew",
