@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 use crate::clock::Lease;
 use crate::command::{KvCondition, KvExpect, KvOperation, WriteKv};
 use crate::limits::{
-    KV_CONTENT_TYPE_BYTES_MAX, KV_KEY_BYTES_MAX, KV_OPS_PER_COMMAND_MAX, KV_TTL_MS_MAX, KV_TTL_MS_MIN,
-    KV_VALUE_BYTES_MAX,
+    KV_COMMAND_BYTES_MAX, KV_CONTENT_TYPE_BYTES_MAX, KV_KEY_BYTES_MAX, KV_OPS_PER_COMMAND_MAX, KV_TTL_MS_MAX,
+    KV_TTL_MS_MIN, KV_VALUE_BYTES_MAX,
 };
 use crate::name::Bytes;
 use crate::table::{Object, Table};
@@ -180,9 +180,11 @@ fn check(command: &WriteKv) -> Result<(), Refusal> {
     for condition in &command.conditions {
         validate::bytes("key", condition.key.len(), 1, KV_KEY_BYTES_MAX)?;
     }
+    let mut size: usize = command.conditions.iter().map(|condition| condition.key.len()).sum();
     for operation in &command.operations {
         match operation {
             KvOperation::Put { key, value, content_type, ttl } => {
+                size += key.len() + value.len();
                 validate::bytes("key", key.len(), 1, KV_KEY_BYTES_MAX)?;
                 validate::bytes("value", value.len(), 0, KV_VALUE_BYTES_MAX)?;
                 let content_type = content_type.as_ref().map_or(0, String::len);
@@ -191,8 +193,11 @@ fn check(command: &WriteKv) -> Result<(), Refusal> {
                     validate::millis("ttl", *ttl, KV_TTL_MS_MIN, KV_TTL_MS_MAX)?;
                 }
             }
-            KvOperation::Delete { key } => validate::bytes("key", key.len(), 1, KV_KEY_BYTES_MAX)?,
+            KvOperation::Delete { key } => {
+                size += key.len();
+                validate::bytes("key", key.len(), 1, KV_KEY_BYTES_MAX)?;
+            }
         }
     }
-    Ok(())
+    validate::bytes("operations", size, 1, KV_COMMAND_BYTES_MAX)
 }

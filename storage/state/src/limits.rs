@@ -43,6 +43,8 @@ pub const KV_TTL_MS_MAX: Millis = Millis(365 * 24 * 60 * 60 * 1_000);
 pub const KV_KEYS_MAX: usize = 1_000_000;
 /// Bytes of all keys and values of all registers.
 pub const KV_BYTES_MAX: usize = 1_024 * 1_024 * 1_024;
+/// Bytes of all keys and values in one atomic register command, so that it fits into a log entry.
+pub const KV_COMMAND_BYTES_MAX: usize = 1_024 * 1_024;
 /// Operations of one atomic register command.
 pub const KV_OPS_PER_COMMAND_MAX: usize = 128;
 
@@ -105,5 +107,6 @@ const _: () = {
     assert!(WAITERS_MAX <= LOCKS_HELD_MAX);
     assert!(LEASE_MS_MIN.0 < LEASE_MS_MAX.0);
     assert!(WAITERS_PER_KEY_MAX <= WAITERS_MAX);
-    assert!(KV_VALUE_BYTES_MAX <= KV_BYTES_MAX);
+    assert!(KV_KEY_BYTES_MAX + KV_VALUE_BYTES_MAX <= KV_COMMAND_BYTES_MAX);
+    assert!(KV_COMMAND_BYTES_MAX <= KV_BYTES_MAX);
 };
