@@ -86,7 +86,30 @@ impl Group {
     /// the timeout, or earlier when no majority has worked for `no_leader_wait`.
     /// Dropping the future withdraws the proposal if it was handed to no log yet.
     pub async fn propose(&self, request: Request, timeout: Duration) -> Result<Committed, ProposeError> {
-        proposals::propose(&self.shared, &request, timeout).await
+        let deadline = Instant::now() + timeout;
+        self.until_formed(timeout).await?;
+        let left = deadline.saturating_duration_since(Instant::now());
+        proposals::propose(&self.shared, &request, left).await
+    }
+
+    /// Before the first entry of the cluster is applied here nothing else could be answered sensibly.
+    async fn until_formed(&self, timeout: Duration) -> Result<(), ProposeError> {
+        let shared = &self.shared;
+        if shared.replica.read(State::is_formed) {
+            return Ok(());
+        }
+        let mut applied = shared.replica.applied_watch();
+        let formed = applied.wait_for(|_| shared.replica.read(State::is_formed));
+        let wait = timeout.min(shared.config.timing.no_leader_wait);
+        tokio::select! {
+            formed = tokio::time::timeout(wait, formed) => match formed {
+                Ok(Ok(_)) => Ok(()),
+                _ => Err(ProposeError::NoLeader { last_known: shared.last_known_leader() }),
+            },
+            () = shared.until_stopped() => {
+                Err(ProposeError::Stopped { reason: shared.stopped().unwrap_or_default() })
+            }
+        }
     }
 
     /// Extends one lease. The leader collects renewals for at most 50 ms into one entry.
@@ -95,7 +118,10 @@ impl Group {
         renewal: RenewLock,
         timeout: Duration,
     ) -> Result<Result<Renewed, Refusal>, ProposeError> {
-        renewals::renew(&self.shared, renewal, timeout).await
+        let deadline = Instant::now() + timeout;
+        self.until_formed(timeout).await?;
+        let left = deadline.saturating_duration_since(Instant::now());
+        renewals::renew(&self.shared, renewal, left).await
     }
 
     /// Listens for the outcome of a waiting acquire. Register *before* proposing it.

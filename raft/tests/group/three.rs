@@ -142,7 +142,7 @@ async fn a_follower_learns_of_a_commit_at_once_and_not_with_the_next_heartbeat()
 #[tokio::test(flavor = "multi_thread")]
 async fn a_copied_data_directory_is_refused_and_says_so() {
     let mut cluster = Cluster::formed(3).await;
-    let original = cluster.follower().await;
+    let original = cluster.leader().await;
     // The directory as it was at some moment, used by a second process on another address.
     let mut copy = crate::cluster::TestNode::alone(&original);
     copy.config.peers.clone_from(&cluster.node(&original).config.peers);
@@ -150,6 +150,15 @@ async fn a_copied_data_directory_is_refused_and_says_so() {
     cluster.node(&original).copy_data_to(&copy);
     cluster.node_mut(&original).start().await;
     cluster.node(&original).serving().await;
+    // As the leader it tells that both peers know this start of it.
+    let id = cluster.id(&original);
+    cluster.node(&original).group().transfer_leader(Some(id), TIMEOUT).await.unwrap();
+    let known = |status: &ovncp_raft::GroupStatus| {
+        status.is_leader
+            && status.peers.len() == 2
+            && status.peers.iter().all(|peer| peer.last_ack_age_ms.is_some_and(|age| age < 1_000))
+    };
+    cluster.node(&original).until("both peers answer it", known).await;
     copy.start().await;
     copy.until(
         "refused",
