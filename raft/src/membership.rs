@@ -332,3 +332,184 @@ async fn perform(shared: &Shared, consensus: &dyn Consensus, metrics: &Metrics, 
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use ovncp_state::command::NodeInfo;
+    use ovncp_state::{Incarnation, Millis};
+
+    use super::*;
+
+    fn node(id: u64, name: &str, status: NodeStatus, role: NodeRole) -> NodeView {
+        let info = NodeInfo { peer_addr: format!("{name}:1"), ..NodeInfo::default() };
+        NodeView {
+            id: NodeId(id),
+            name: name.to_owned(),
+            incarnation: Incarnation([u8::try_from(id % 251).unwrap(); 16]),
+            boot: 1,
+            info,
+            status,
+            role,
+            generation: 1,
+            status_since: Millis(0),
+            joined_at: Millis(0),
+        }
+    }
+
+    /// Three healthy voters `a`, `b`, `c` led by `a`, and nothing to do.
+    fn settled() -> Picture {
+        let names = ["a", "b", "c"];
+        let all: BTreeSet<NodeId> = (1..=3).map(NodeId).collect();
+        let peer = |name: &str| Peer { name: name.to_owned(), addr: format!("{name}:1") };
+        Picture {
+            own: NodeId(1),
+            voters_target: 3,
+            voter_sets: vec![all.clone()],
+            peers: (1..).map(NodeId).zip(names.map(peer)).collect(),
+            nodes: (1..)
+                .zip(names)
+                .map(|(id, name)| node(id, name, NodeStatus::Active, NodeRole::Voter))
+                .collect(),
+            healthy: all,
+            stable: BTreeSet::from([NodeId(2), NodeId(3)]),
+        }
+    }
+
+    fn with_learner(id: u64, name: &str) -> Picture {
+        let mut picture = settled();
+        picture.nodes.push(node(id, name, NodeStatus::Active, NodeRole::Learner));
+        picture.peers.insert(NodeId(id), Peer { name: name.to_owned(), addr: format!("{name}:1") });
+        picture.healthy.insert(NodeId(id));
+        picture.stable.insert(NodeId(id));
+        picture
+    }
+
+    fn swapped(old: u64, new: u64, keep_old: bool) -> Option<Action> {
+        let change = ChangeMembers::Batch(vec![
+            ChangeMembers::AddVoterIds(BTreeSet::from([new])),
+            ChangeMembers::RemoveVoters(BTreeSet::from([old])),
+        ]);
+        Some(Action::Change(change, keep_old))
+    }
+
+    #[test]
+    fn a_settled_group_is_left_alone_and_more_learners_stay_learners() {
+        assert_eq!(next_action(&settled()), None);
+        assert_eq!(next_action(&with_learner(1_005, "d")), None);
+    }
+
+    #[test]
+    fn a_change_that_lost_its_leader_is_finished_before_anything_else() {
+        let mut picture = with_learner(1_005, "d");
+        picture.voter_sets.push(BTreeSet::from([NodeId(1), NodeId(2), NodeId(1_005)]));
+        picture.nodes.remove(2);
+        let finish = ChangeMembers::AddVoterIds(BTreeSet::new());
+        assert_eq!(next_action(&picture), Some(Action::Change(finish, true)));
+    }
+
+    #[test]
+    fn a_node_of_the_state_becomes_a_learner_first() {
+        let mut picture = settled();
+        picture.nodes.push(node(1_005, "d", NodeStatus::Joining, NodeRole::Learner));
+        let peer = Peer { name: "d".to_owned(), addr: "d:1".to_owned() };
+        let add = ChangeMembers::AddNodes(BTreeMap::from([(1_005, peer)]));
+        assert_eq!(next_action(&picture), Some(Action::Change(add, true)));
+    }
+
+    #[test]
+    fn stable_learners_vote_while_voters_are_missing() {
+        let mut picture = with_learner(1_005, "d");
+        picture.voters_target = 5;
+        let promote = ChangeMembers::AddVoterIds(BTreeSet::from([1_005]));
+        assert_eq!(next_action(&picture), Some(Action::Change(promote, true)));
+        picture.stable.remove(&NodeId(1_005));
+        assert_eq!(next_action(&picture), None, "not stable for long enough");
+    }
+
+    #[test]
+    fn an_inactive_voter_is_swapped_for_a_learner_in_one_change_and_a_suspect_is_not() {
+        let mut picture = with_learner(1_005, "d");
+        picture.healthy.remove(&NodeId(3));
+        picture.stable.remove(&NodeId(3));
+        picture.nodes[2].status = NodeStatus::Suspect;
+        assert_eq!(next_action(&picture), None);
+        picture.nodes[2].status = NodeStatus::Inactive;
+        assert_eq!(next_action(&picture), swapped(3, 1_005, true));
+        picture.healthy.remove(&NodeId(2));
+        assert_eq!(next_action(&picture), None, "no healthy majority to decide it");
+    }
+
+    #[test]
+    fn a_wiped_node_takes_its_own_place_and_no_other_and_its_old_record_ends_afterwards() {
+        let mut picture = with_learner(1_005, "c");
+        picture.healthy.remove(&NodeId(3));
+        picture.nodes[2].status = NodeStatus::Suspect;
+        assert_eq!(next_action(&picture), swapped(3, 1_005, false));
+        // Another dead voter does not get it.
+        let mut other = picture.clone();
+        other.voters_target = 5;
+        other.stable.remove(&NodeId(1_005));
+        assert_eq!(next_action(&other), None);
+        // After the change the old id is in no voter set and in no membership.
+        picture.voter_sets = vec![BTreeSet::from([NodeId(1), NodeId(2), NodeId(1_005)])];
+        picture.peers.remove(&NodeId(3));
+        picture.nodes[3].role = NodeRole::Voter;
+        let Some(Action::Propose(Command::RemoveNode(remove))) = next_action(&picture) else {
+            panic!("{:?}", next_action(&picture))
+        };
+        assert_eq!(remove.id, NodeId(3));
+    }
+
+    #[test]
+    fn who_left_the_state_leaves_the_membership_and_a_leader_hands_over_first() {
+        let mut picture = settled();
+        picture.nodes.remove(1);
+        let remove = ChangeMembers::RemoveVoters(BTreeSet::from([2]));
+        assert_eq!(next_action(&picture), Some(Action::Change(remove, false)));
+        let mut leader = settled();
+        leader.nodes.remove(0);
+        assert_eq!(next_action(&leader), Some(Action::HandOver));
+        // Not while the rest would have no healthy majority.
+        picture.healthy.remove(&NodeId(3));
+        assert_eq!(next_action(&picture), None);
+        let mut learner = with_learner(1_005, "d");
+        learner.nodes.pop();
+        let remove = ChangeMembers::RemoveNodes(BTreeSet::from([1_005]));
+        assert_eq!(next_action(&learner), Some(Action::Change(remove, false)));
+    }
+
+    #[test]
+    fn a_reported_address_is_dialed_and_a_role_follows_the_membership() {
+        let mut picture = settled();
+        picture.nodes[1].info.peer_addr = "elsewhere:2".to_owned();
+        let peer = Peer { name: "b".to_owned(), addr: "elsewhere:2".to_owned() };
+        let set = ChangeMembers::SetNodes(BTreeMap::from([(2, peer)]));
+        assert_eq!(next_action(&picture), Some(Action::Change(set, true)));
+        let mut picture = settled();
+        picture.nodes[2].role = NodeRole::Learner;
+        let Some(Action::Propose(Command::ChangeNode(change))) = next_action(&picture) else {
+            panic!("{:?}", next_action(&picture))
+        };
+        assert_eq!((change.id, change.role, change.status), (NodeId(3), Some(NodeRole::Voter), None));
+    }
+
+    #[test]
+    fn stability_is_lost_with_one_silence_and_one_lag() {
+        let start = Instant::now();
+        let later = |seconds| start + Duration::from_secs(seconds);
+        let sight = |lag| Sight { silence: Duration::ZERO, seen: true, lag };
+        let (id, wanted) = (NodeId(2), Duration::from_secs(10));
+        let healthy = BTreeSet::from([id]);
+        let mut stability = Stability::default();
+        stability.update(&BTreeMap::from([(id, sight(0))]), &healthy, later(0));
+        stability.update(&BTreeMap::from([(id, sight(249))]), &healthy, later(9));
+        assert!(stability.stable(wanted, later(9)).is_empty());
+        assert_eq!(stability.stable(wanted, later(10)), healthy);
+        stability.update(&BTreeMap::from([(id, sight(250))]), &healthy, later(11));
+        stability.update(&BTreeMap::from([(id, sight(0))]), &healthy, later(12));
+        assert!(stability.stable(wanted, later(21)).is_empty());
+        stability.update(&BTreeMap::from([(id, sight(0))]), &BTreeSet::new(), later(22));
+        stability.update(&BTreeMap::from([(id, sight(0))]), &healthy, later(23));
+        assert!(stability.stable(wanted, later(32)).is_empty());
+    }
+}
