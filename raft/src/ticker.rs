@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ovncp_state::{Command, Millis, Request};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::shared::Shared;
 use crate::{proposals, renewals};
@@ -74,8 +74,10 @@ pub(crate) async fn run(shared: Arc<Shared>, term: u64) {
 async fn tick(shared: &Shared) {
     let flushed = timeout(TICK_TIMEOUT, renewals::flush(shared)).await;
     if flushed.is_ok() {
-        // Refused or late: looked at again.
-        let _ = proposals::propose(shared, &Request::from(Command::Tick), TICK_TIMEOUT).await;
+        // Refused or late: looked at again, but never without a pause.
+        if proposals::propose(shared, &Request::from(Command::Tick), TICK_TIMEOUT).await.is_err() {
+            sleep(LOOK_PERIOD).await;
+        }
     }
 }
 
