@@ -1,0 +1,36 @@
+# `make test` is all a newcomer needs: it installs what the tests need, builds, and runs every test.
+# `make verify` reads only and is the gate for a change; `make fix` writes.
+
+CARGO ?= cargo
+
+.PHONY: help test setup verify fix lint docs bench dev
+
+help: ## what can be made
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
+
+setup: ## install the Debian packages that the tests need (asks sudo only where it is not root)
+	@tests/setup.sh
+
+test: setup ## build and run every test of the workspace
+	$(CARGO) test --workspace --no-fail-fast
+
+verify: lint docs ## format, lints and docs; changes nothing
+
+lint:
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+
+docs:
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --quiet
+
+fix: ## format, apply clippy's suggestions, rewrite golden files and generated docs
+	$(CARGO) fmt --all
+	$(CARGO) clippy --workspace --all-targets --fix --allow-dirty --allow-staged
+	UPDATE_GOLDENFILES=1 INSTA_UPDATE=always $(CARGO) test --workspace --no-fail-fast
+
+bench: ## the log beside a minimal one, then the cluster over HTTP
+	$(CARGO) bench --package ovncp-storage
+	$(CARGO) run --release -- bench lock
+
+dev: ## three nodes on this machine
+	$(CARGO) run --release -- dev
