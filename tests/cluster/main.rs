@@ -1,0 +1,10 @@
+//! Whole clusters of the real binary under kill -9, pauses, wiped and damaged disks.
+
+mod crash;
+mod data_directory;
+mod formation;
+mod full_disk;
+mod quorum;
+mod replacement;
+mod support;
+mod workload;

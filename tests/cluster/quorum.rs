@@ -1,0 +1,52 @@
+//! Two of three nodes down: quick, honest refusals, local reads, and recovery without a manual step.
+
+use std::time::Duration;
+
+use serde_json::json;
+use tokio::time::Instant;
+
+use crate::support::Cluster;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_majority_writes_answer_no_leader_within_two_seconds() {
+    let mut cluster = Cluster::start(3).await;
+    let lock = cluster.acquire("before", "me").await;
+    let survivor = cluster.follower().await;
+    for position in (0..3).filter(|position| *position != survivor) {
+        cluster.nodes[position].kill();
+    }
+    let node = &cluster.nodes[survivor];
+    // The survivor may need a moment to notice; from then on every write is refused quickly.
+    cluster
+        .until("a write is refused for want of a leader", || async {
+            let answer = node.put("/api/v1/cluster/kv/lonely", b"1", &[]).await?;
+            (answer.status == 503).then_some(())
+        })
+        .await;
+    for (path, body) in [
+        ("/api/v1/cluster/locks/lonely/acquire", json!({ "owner": "me" })),
+        ("/api/v1/cluster/locks/before/release", json!({ "secret": lock.secret })),
+    ] {
+        let start = Instant::now();
+        let answer = node.post(path, &body).await.expect("an answer");
+        let took = start.elapsed();
+        assert_eq!((answer.status, answer.code()), (503, "no_leader"), "{answer:?}");
+        assert!(answer.header("retry-after").is_some(), "{answer:?}");
+        assert!(took < Duration::from_secs(2), "{path} took {took:?}");
+    }
+    let linearizable = node.get("/api/v1/cluster/locks/before").await.expect("an answer");
+    assert_eq!((linearizable.status, linearizable.code()), (503, "no_leader"), "{linearizable:?}");
+    let local = node.get("/api/v1/cluster/locks/before?consistency=local").await.expect("an answer");
+    assert_eq!(local.status, 200, "{local:?}");
+    let live = node.get("/health/live").await.expect("an answer");
+    assert_eq!(live.status, 200, "{live:?}");
+    let ready = node.get("/health/ready").await.expect("an answer");
+    assert_eq!(ready.status, 503, "{ready:?}");
+
+    // One more node is enough, with no manual step.
+    let returning = (0..3).find(|position| *position != survivor).expect("another node");
+    cluster.nodes[returning].start();
+    cluster.release(&lock).await;
+    let next = cluster.acquire("before", "next").await;
+    assert!(next.token > lock.token);
+}
