@@ -146,7 +146,10 @@ fn every_decision_is_listed() {
     for path in source_files("md") {
         if path.parent() == Some(&root().join("docs/decisions")) {
             let name = path.file_name().and_then(|name| name.to_str()).expect("a file name");
-            assert!(name == "README.md" || index.contains(name), "docs/decisions/README.md does not list {name}");
+            assert!(
+                name == "README.md" || index.contains(name),
+                "docs/decisions/README.md does not list {name}"
+            );
         }
     }
 }

@@ -73,7 +73,10 @@ async fn all_nodes_on_new_addresses_come_up_by_themselves() {
         .until("the members are listed with their new addresses", || async {
             let answer = cluster.nodes[0].get("/api/v1/cluster/nodes").await?;
             let nodes = answer.body["nodes"].as_array()?;
-            nodes.iter().all(|node| node["ip"].as_str().is_some_and(|ip| ip.starts_with(&elsewhere))).then_some(())
+            nodes
+                .iter()
+                .all(|node| node["ip"].as_str().is_some_and(|ip| ip.starts_with(&elsewhere)))
+                .then_some(())
         })
         .await;
 }

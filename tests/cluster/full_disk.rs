@@ -15,7 +15,8 @@ impl<'a> SmallDisk<'a> {
     fn mount(folder: &'a Path, megabytes: u32) -> Option<Self> {
         std::fs::create_dir_all(folder).expect("mount point");
         let options = format!("size={megabytes}m");
-        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(folder).status();
+        let mounted =
+            Command::new("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(folder).status();
         mounted.is_ok_and(|status| status.success()).then_some(Self { folder })
     }
 

@@ -15,7 +15,7 @@ const PAUSE_BETWEEN_ATTEMPTS: Duration = Duration::from_millis(20);
 const KEYS: u64 = 3;
 
 /// Running clients.
-pub struct Workload {
+pub(crate) struct Workload {
     stop: Arc<AtomicBool>,
     shared: Arc<Shared>,
     clients: Vec<JoinHandle<Option<Register>>>,
@@ -39,7 +39,7 @@ struct Register {
 
 impl Workload {
     /// Starts clients that each use all nodes in turn.
-    pub fn start(cluster: &Cluster, clients: u64) -> Self {
+    pub(crate) fn start(cluster: &Cluster, clients: u64) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let shared = Arc::new(Shared::default());
         let nodes: Vec<NodeOptions> = cluster.nodes.iter().map(|node| node.options.clone()).collect();
@@ -59,12 +59,12 @@ impl Workload {
     }
 
     /// Acquire-release pairs completed so far.
-    pub fn pairs(&self) -> u64 {
+    pub(crate) fn pairs(&self) -> u64 {
         self.shared.pairs.load(Ordering::Relaxed)
     }
 
     /// Waits until `more` further pairs are done: the cluster serves.
-    pub async fn progress(&self, cluster: &Cluster, more: u64) {
+    pub(crate) async fn progress(&self, cluster: &Cluster, more: u64) {
         let goal = self.pairs() + more;
         cluster
             .until(&format!("{more} more lock pairs"), || async { (self.pairs() >= goal).then_some(()) })
@@ -72,7 +72,7 @@ impl Workload {
     }
 
     /// Stops the clients and checks: no key had two holders, tokens increase, no acknowledged write is lost.
-    pub async fn finish(self, cluster: &Cluster) {
+    pub(crate) async fn finish(self, cluster: &Cluster) {
         self.stop.store(true, Ordering::Relaxed);
         let mut registers = Vec::new();
         for client in self.clients {

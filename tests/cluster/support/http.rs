@@ -7,32 +7,32 @@ use super::node::Node;
 
 /// An answer; the body is JSON where it parses as such, else a string.
 #[derive(Debug, Clone)]
-pub struct Answer {
-    pub status: u16,
-    pub headers: reqwest::header::HeaderMap,
-    pub body: Value,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: reqwest::header::HeaderMap,
+    pub(crate) body: Value,
 }
 
 impl Answer {
-    pub fn code(&self) -> &str {
+    pub(crate) fn code(&self) -> &str {
         self.body["code"].as_str().unwrap_or_default()
     }
 
-    pub fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name).and_then(|value| value.to_str().ok())
     }
 }
 
 /// A lock that somebody holds.
 #[derive(Debug, Clone)]
-pub struct Lock {
-    pub key: String,
-    pub secret: String,
-    pub token: u64,
+pub(crate) struct Lock {
+    pub(crate) key: String,
+    pub(crate) secret: String,
+    pub(crate) token: u64,
 }
 
 impl Lock {
-    pub fn from_answer(answer: &Answer) -> Self {
+    pub(crate) fn from_answer(answer: &Answer) -> Self {
         let text = |name: &str| {
             answer.body[name].as_str().unwrap_or_else(|| panic!("{name} in {}", answer.body)).to_owned()
         };
@@ -46,7 +46,7 @@ impl Lock {
 
 impl Node {
     /// `None`: no answer (refused, reset, timed out), so the outcome of a write is unknown.
-    pub async fn request(
+    pub(crate) async fn request(
         &self,
         method: Method,
         path: &str,
@@ -69,30 +69,26 @@ impl Node {
         Some(Answer { status, headers, body })
     }
 
-    pub async fn get(&self, path: &str) -> Option<Answer> {
+    pub(crate) async fn get(&self, path: &str) -> Option<Answer> {
         self.request(Method::GET, path, None, &[]).await
     }
 
-    pub async fn post(&self, path: &str, body: &Value) -> Option<Answer> {
+    pub(crate) async fn post(&self, path: &str, body: &Value) -> Option<Answer> {
         let body = serde_json::to_vec(body).expect("JSON");
         self.request(Method::POST, path, Some(body), &[("content-type", "application/json")]).await
     }
 
-    pub async fn post_with_key(&self, path: &str, body: &Value, key: &str) -> Option<Answer> {
+    pub(crate) async fn post_with_key(&self, path: &str, body: &Value, key: &str) -> Option<Answer> {
         let body = serde_json::to_vec(body).expect("JSON");
         let headers = [("content-type", "application/json"), ("idempotency-key", key)];
         self.request(Method::POST, path, Some(body), &headers).await
     }
 
-    pub async fn put(&self, path: &str, value: &[u8], headers: &[(&str, &str)]) -> Option<Answer> {
+    pub(crate) async fn put(&self, path: &str, value: &[u8], headers: &[(&str, &str)]) -> Option<Answer> {
         self.request(Method::PUT, path, Some(value.to_vec()), headers).await
     }
 
-    pub async fn delete(&self, path: &str) -> Option<Answer> {
-        self.request(Method::DELETE, path, None, &[]).await
-    }
-
-    pub async fn is_ready(&self) -> bool {
+    pub(crate) async fn is_ready(&self) -> bool {
         self.get("/health/ready").await.is_some_and(|answer| answer.status == 200)
     }
 }

@@ -13,28 +13,28 @@ use std::time::Duration;
 use tempfile::TempDir;
 use tokio::time::Instant;
 
-pub use http::{Answer, Lock};
-pub use node::{Node, NodeOptions};
+pub(crate) use http::{Answer, Lock};
+pub(crate) use node::{Node, NodeOptions};
 
 /// How long a condition may take on a busy machine before the test fails.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 /// Between two looks at a condition.
 const LOOK_EVERY: Duration = Duration::from_millis(25);
 
 /// Running nodes and the folder that holds their data.
-pub struct Cluster {
-    pub nodes: Vec<Node>,
-    pub folder: TempDir,
+pub(crate) struct Cluster {
+    pub(crate) nodes: Vec<Node>,
+    pub(crate) folder: TempDir,
 }
 
 impl Cluster {
     /// Starts `count` nodes that know each other and waits until all of them are ready.
-    pub async fn start(count: usize) -> Self {
+    pub(crate) async fn start(count: usize) -> Self {
         Self::start_with(count, |_| {}).await
     }
 
     /// As [`Cluster::start`], with options changed by `adjust`.
-    pub async fn start_with(count: usize, adjust: impl Fn(&mut NodeOptions)) -> Self {
+    pub(crate) async fn start_with(count: usize, adjust: impl Fn(&mut NodeOptions)) -> Self {
         let mut cluster = Self::prepare(count, adjust);
         for node in &mut cluster.nodes {
             node.start();
@@ -44,7 +44,7 @@ impl Cluster {
     }
 
     /// Nodes that know each other, not started.
-    pub fn prepare(count: usize, adjust: impl Fn(&mut NodeOptions)) -> Self {
+    pub(crate) fn prepare(count: usize, adjust: impl Fn(&mut NodeOptions)) -> Self {
         let folder = tempfile::Builder::new().prefix("ovncp-test-").tempdir().expect("temporary folder");
         let subnet = subnet();
         let peers = peers(&subnet, count);
@@ -64,14 +64,17 @@ impl Cluster {
     }
 
     /// Waits until every node answers its readiness probe.
-    pub async fn all_ready(&self) {
+    pub(crate) async fn all_ready(&self) {
         for node in self.nodes.iter().filter(|node| node.is_running()) {
-            self.until(&format!("{} is ready", node.name()), || async { node.is_ready().await.then_some(()) }).await;
+            self.until(&format!("{} is ready", node.name()), || async {
+                node.is_ready().await.then_some(())
+            })
+            .await;
         }
     }
 
     /// Position of the node that the running nodes agree to be the leader.
-    pub async fn leader(&self) -> usize {
+    pub(crate) async fn leader(&self) -> usize {
         self.until("one leader that a running node confirms", || async {
             for (position, node) in self.nodes.iter().enumerate().filter(|(_, node)| node.is_running()) {
                 let answer = node.get("/api/v1/cluster/leader?consistency=local").await;
@@ -85,7 +88,7 @@ impl Cluster {
     }
 
     /// Position of some running node that does not lead.
-    pub async fn follower(&self) -> usize {
+    pub(crate) async fn follower(&self) -> usize {
         let leader = self.leader().await;
         (0..self.nodes.len())
             .find(|position| *position != leader && self.nodes[*position].is_running())
@@ -93,7 +96,7 @@ impl Cluster {
     }
 
     /// Waits until `condition` yields something. Fails with the nodes' logs when it takes longer than [`PATIENCE`].
-    pub async fn until<T, F>(&self, what: &str, mut condition: impl FnMut() -> F) -> T
+    pub(crate) async fn until<T, F>(&self, what: &str, mut condition: impl FnMut() -> F) -> T
     where
         F: Future<Output = Option<T>>,
     {
@@ -112,7 +115,7 @@ impl Cluster {
 
     /// Takes a lock through the first running node that gives it, retrying with one idempotency key as a user's
     /// client would.
-    pub async fn acquire(&self, key: &str, owner: &str) -> Lock {
+    pub(crate) async fn acquire(&self, key: &str, owner: &str) -> Lock {
         let retry = unique("acquire");
         self.until(&format!("{owner} acquires {key}"), || async {
             for node in self.nodes.iter().filter(|node| node.is_running()) {
@@ -130,7 +133,7 @@ impl Cluster {
     }
 
     /// Releases a lock through any running node.
-    pub async fn release(&self, lock: &Lock) {
+    pub(crate) async fn release(&self, lock: &Lock) {
         let retry = unique("release");
         self.until(&format!("release {}", lock.key), || async {
             for node in self.nodes.iter().filter(|node| node.is_running()) {
@@ -148,7 +151,7 @@ impl Cluster {
     }
 
     /// The state hashes of all running nodes at one applied index, once they agree on the index.
-    pub async fn converged(&self) {
+    pub(crate) async fn converged(&self) {
         self.until("all running nodes applied the same index with the same state hash", || async {
             let mut seen: Option<(serde_json::Value, serde_json::Value)> = None;
             for node in self.nodes.iter().filter(|node| node.is_running()) {
@@ -169,27 +172,28 @@ impl Cluster {
 }
 
 /// `127.x.y` that no other test of this machine uses at the moment.
-pub fn subnet() -> String {
+pub(crate) fn subnet() -> String {
     static NEXT: AtomicU16 = AtomicU16::new(0);
-    let number = NEXT.fetch_add(1, Ordering::Relaxed).wrapping_mul(257).wrapping_add(std::process::id() as u16);
+    let number =
+        NEXT.fetch_add(1, Ordering::Relaxed).wrapping_mul(257).wrapping_add(std::process::id() as u16);
     format!("127.{}.{}", 16 + (number >> 8) % 200, number & 0xff)
 }
 
 /// The peer list of nodes 1..=count in a subnet.
-pub fn peers(subnet: &str, count: usize) -> String {
+pub(crate) fn peers(subnet: &str, count: usize) -> String {
     let all: Vec<String> =
         (1..=count).map(|number| format!("node-{number}={subnet}.{number}:{}", node::PEER_PORT)).collect();
     all.join(",")
 }
 
 /// A key that no other call uses.
-pub fn unique(prefix: &str) -> String {
+pub(crate) fn unique(prefix: &str) -> String {
     use rand::RngExt;
     format!("{prefix}-{:032x}", rand::rng().random::<u128>())
 }
 
 /// For assertions that show both sides.
-pub fn assert_strictly_increasing<T: PartialOrd + Debug>(values: &[T], what: &str) {
+pub(crate) fn assert_strictly_increasing<T: PartialOrd + Debug>(values: &[T], what: &str) {
     for pair in values.windows(2) {
         assert!(pair[0] < pair[1], "{what} do not increase: {:?} before {:?}", pair[0], pair[1]);
     }

@@ -6,41 +6,41 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-pub const HTTP_PORT: u16 = 8080;
-pub const METRICS_PORT: u16 = 9090;
-pub const PEER_PORT: u16 = 7400;
+pub(crate) const HTTP_PORT: u16 = 8080;
+pub(crate) const METRICS_PORT: u16 = 9090;
+pub(crate) const PEER_PORT: u16 = 7400;
 
 /// What a node is started with.
 #[derive(Clone, Debug)]
-pub struct NodeOptions {
-    pub name: String,
-    pub ip: String,
-    pub peers: String,
-    pub data_dir: PathBuf,
+pub(crate) struct NodeOptions {
+    pub(crate) name: String,
+    pub(crate) ip: String,
+    pub(crate) peers: String,
+    pub(crate) data_dir: PathBuf,
     /// More environment, in the guide's names or ours.
-    pub environment: Vec<(String, String)>,
+    pub(crate) environment: Vec<(String, String)>,
 }
 
 impl NodeOptions {
-    pub fn new(name: String, ip: String, peers: String, data_dir: PathBuf) -> Self {
+    pub(crate) fn new(name: String, ip: String, peers: String, data_dir: PathBuf) -> Self {
         Self { name, ip, peers, data_dir, environment: Vec::new() }
     }
 
-    pub fn set(&mut self, name: &str, value: &str) {
+    pub(crate) fn set(&mut self, name: &str, value: &str) {
         self.environment.retain(|(known, _)| known != name);
         self.environment.push((name.to_owned(), value.to_owned()));
     }
 }
 
 /// A node and its process, if it runs.
-pub struct Node {
-    pub options: NodeOptions,
+pub(crate) struct Node {
+    pub(crate) options: NodeOptions,
     child: Option<Child>,
     pub(super) client: reqwest::Client,
 }
 
 impl Node {
-    pub fn new(options: NodeOptions) -> Self {
+    pub(crate) fn new(options: NodeOptions) -> Self {
         let client = reqwest::Client::builder()
             .no_proxy()
             .connect_timeout(std::time::Duration::from_secs(2))
@@ -50,24 +50,24 @@ impl Node {
         Self { options, child: None, client }
     }
 
-    pub fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         &self.options.name
     }
 
-    pub fn data_dir(&self) -> &Path {
+    pub(crate) fn data_dir(&self) -> &Path {
         &self.options.data_dir
     }
 
-    pub fn url(&self, path: &str) -> String {
+    pub(crate) fn url(&self, path: &str) -> String {
         format!("http://{}:{HTTP_PORT}{path}", self.options.ip)
     }
 
-    pub fn is_running(&self) -> bool {
+    pub(crate) fn is_running(&self) -> bool {
         self.child.is_some()
     }
 
     /// Starts the process; does not wait.
-    pub fn start(&mut self) {
+    pub(crate) fn start(&mut self) {
         assert!(self.child.is_none(), "{} runs already", self.name());
         std::fs::create_dir_all(&self.options.data_dir).expect("data directory");
         let log = self.open_log();
@@ -94,47 +94,47 @@ impl Node {
     }
 
     /// kill -9, and waits until the process is gone.
-    pub fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         let mut child = self.child.take().expect("a running node");
         child.kill().expect("kill -9");
         child.wait().expect("wait for the killed process");
     }
 
     /// SIGTERM, and waits for the exit.
-    pub fn terminate(&mut self) -> ExitStatus {
+    pub(crate) fn terminate(&mut self) -> ExitStatus {
         self.signal(Signal::TERM);
         self.child.take().expect("a running node").wait().expect("wait for the terminated process")
     }
 
     /// SIGSTOP: the process exists, its sockets accept, nothing answers.
-    pub fn pause(&self) {
+    pub(crate) fn pause(&self) {
         self.signal(Signal::STOP);
     }
 
-    pub fn resume(&self) {
+    pub(crate) fn resume(&self) {
         self.signal(Signal::CONT);
     }
 
     /// The exit status, when the process ended by itself.
-    pub fn ended(&mut self) -> Option<ExitStatus> {
+    pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
         let status = self.child.as_mut()?.try_wait().expect("look at the process")?;
         self.child = None;
         Some(status)
     }
 
     /// Everything the process printed, over all its starts.
-    pub fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.log_path()).unwrap_or_default()
     }
 
-    pub fn log_tail(&self, lines: usize) -> String {
+    pub(crate) fn log_tail(&self, lines: usize) -> String {
         let log = self.log();
         let all: Vec<&str> = log.lines().collect();
         all[all.len().saturating_sub(lines)..].join("\n")
     }
 
     /// Forgets what was printed so far.
-    pub fn clear_log(&self) {
+    pub(crate) fn clear_log(&self) {
         File::create(self.log_path()).expect("empty log");
     }
 
