@@ -6,7 +6,7 @@ use crate::workload::Workload;
 /// Snapshots every few hundred entries, so that kills fall into them.
 fn with_frequent_snapshots(options: &mut crate::support::NodeOptions) {
     options.set("OVNCP_RAFT_SNAPSHOT_ENTRIES", "200");
-    options.set("OVNCP_RAFT_SNAPSHOT_KEEP", "50");
+    options.set("OVNCP_RAFT_SNAPSHOT_KEEP_ENTRIES", "50");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
