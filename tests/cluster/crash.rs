@@ -6,7 +6,7 @@ use crate::workload::Workload;
 /// Snapshots every few hundred entries, so that kills fall into them.
 fn with_frequent_snapshots(options: &mut crate::support::NodeOptions) {
     options.set("OVNCP_RAFT_SNAPSHOT_ENTRIES", "200");
-    options.set("OVNCP_RAFT_SNAPSHOT_KEEP_ENTRIES", "50");
+    options.set("OVNCP_RAFT_SNAPSHOT_KEEP", "50");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -52,7 +52,11 @@ async fn all_three_killed_at_once_come_back_with_everything() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_paused_leader_is_replaced_and_steps_down_when_it_wakes() {
-    let cluster = Cluster::start_with(3, |options| options.set("CLUSTER_NODE_TIMEOUT", "3s")).await;
+    let cluster = Cluster::start_with(3, |options| {
+        options.set("CLUSTER_HEARTBEAT_INTERVAL", "500ms");
+        options.set("CLUSTER_NODE_TIMEOUT", "3s");
+    })
+    .await;
     let workload = Workload::start(&cluster, 3);
     workload.progress(&cluster, 30).await;
     let paused = cluster.leader().await;

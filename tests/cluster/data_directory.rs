@@ -80,7 +80,7 @@ async fn a_copied_directory_is_refused_by_the_peers() {
 
 /// Files of the write-ahead log, oldest first.
 fn log_files(data_dir: &Path) -> Vec<PathBuf> {
-    let mut files: Vec<PathBuf> = std::fs::read_dir(data_dir.join("wal"))
+    let mut files: Vec<PathBuf> = std::fs::read_dir(data_dir.join("log"))
         .expect("the log's folder")
         .map(|entry| entry.expect("folder entry").path())
         .filter(|path| path.extension().is_some_and(|extension| extension == "wal"))
