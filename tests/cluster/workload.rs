@@ -165,7 +165,8 @@ impl Client {
         let answer = self.until_definite(&format!("/api/v1/cluster/locks/{key}/acquire"), &body).await?;
         match (answer.status, answer.code()) {
             (200, _) => Some(Lock::from_answer(&answer)),
-            (409, "lock_timeout" | "lock_held") => None,
+            // Cancelled: the node through which it waited was reported inactive.
+            (409, "lock_timeout" | "lock_held" | "wait_cancelled") => None,
             _ => panic!("acquire answered {answer:?}"),
         }
     }
