@@ -16,6 +16,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use ovncp_state::{NodeId, Reply};
@@ -29,6 +30,8 @@ use crate::group::Committed;
 
 /// Callers waiting on one node at once.
 pub(crate) const CALLERS_MAX: usize = 65_536;
+/// Within this time a leader that is gone or not the leader any more has said so.
+const DELIVERY_TIME: Duration = Duration::from_millis(250);
 
 type Answer = Result<Committed, ProposeError>;
 
@@ -57,6 +60,8 @@ struct Caller {
     proposal: Queued,
     /// The term for which it was given to a leader's log, perhaps: its outcome is decided by apply alone.
     handed_over: Option<u64>,
+    /// When it was handed over last.
+    since: Instant,
     /// A snapshot was installed meanwhile.
     blind: bool,
 }
@@ -86,7 +91,8 @@ impl Callers {
         let number = inner.next_ticket;
         inner.next_ticket = inner.next_ticket.wrapping_add(1);
         let proposal = Queued { ticket: number, envelope, give_up };
-        let caller = Caller { answer, proposal: proposal.clone(), handed_over: None, blind: false };
+        let since = Instant::now();
+        let caller = Caller { answer, proposal: proposal.clone(), handed_over: None, since, blind: false };
         inner.waiting.insert(number, caller);
         drop(inner);
         Ok((Ticket { number, callers: Arc::clone(self), receiver }, proposal))
@@ -102,7 +108,7 @@ impl Callers {
     pub(crate) fn hand_over(&self, ticket: u64, term: u64) -> bool {
         match self.lock().waiting.get_mut(&ticket) {
             Some(caller) => {
-                caller.handed_over = Some(term);
+                (caller.handed_over, caller.since) = (Some(term), Instant::now());
                 true
             }
             None => false,
@@ -160,13 +166,17 @@ impl Callers {
         }
     }
 
-    /// Tells everybody whose proposal may be in a log that the outcome is not known: no majority works.
+    /// Tells everybody whose proposal may be in a log that the outcome is not known: no majority works. One that
+    /// was handed over a moment ago may yet be refused for certain (a dead leader's port refuses within
+    /// milliseconds), so it is spared until [`DELIVERY_TIME`] has passed.
     pub(crate) fn abandon(&self) {
         let mut inner = self.lock();
         if inner.waiting.is_empty() {
             return;
         }
-        let handed_over = inner.waiting.extract_if(.., |_, caller| caller.handed_over.is_some());
+        let handed_over = inner.waiting.extract_if(.., |_, caller| {
+            caller.handed_over.is_some() && caller.since.elapsed() >= DELIVERY_TIME
+        });
         for (_, caller) in handed_over {
             let _ = caller.answer.send(Err(ProposeError::Unknown));
         }
@@ -313,14 +323,30 @@ mod tests {
         assert_eq!(ticket.withdraw(), Ok(Ok(committed())));
     }
 
-    #[test]
-    fn without_a_majority_only_those_who_were_handed_over_are_told_at_once() {
+    #[tokio::test(start_paused = true)]
+    async fn without_a_majority_only_those_who_were_handed_over_are_told() {
         let callers = Callers::new();
         let (queued, handed) = (register(&callers), register(&callers));
         callers.hand_over(handed.number, 1);
+        tokio::time::advance(DELIVERY_TIME).await;
         callers.abandon();
         assert_eq!(handed.withdraw(), Ok(Err(ProposeError::Unknown)));
         assert_eq!(queued.withdraw(), Err(false));
+    }
+
+    /// A survivor knocks at its dead leader every few milliseconds: that must not turn a certain refusal into
+    /// an unknown outcome.
+    #[tokio::test(start_paused = true)]
+    async fn a_proposal_that_is_just_being_delivered_is_not_abandoned() {
+        let callers = Callers::new();
+        let knocking = register(&callers);
+        for _ in 0..3 {
+            assert!(callers.hand_over(knocking.number, 1));
+            callers.abandon();
+            assert!(callers.take_back(knocking.number, 1), "abandoned while it was being delivered");
+            tokio::time::advance(DELIVERY_TIME).await;
+        }
+        assert_eq!(knocking.withdraw(), Err(false));
     }
 
     #[test]

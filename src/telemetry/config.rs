@@ -9,7 +9,7 @@ section! {
         /// Form of the log lines: `text` or `json`.
         format: LogFormat = LogFormat::Text, env "OVNCP_LOG_FORMAT" , env "LOG_FORMAT";
         /// What is logged, as `tracing` filters: `info`, `debug`, `ovncp=debug,ovncp_raft=trace`.
-        level: String = "info,openraft=warn".to_owned(), env "OVNCP_LOG" , env "LOG_LEVEL";
+        level: String = "info,openraft=error".to_owned(), env "OVNCP_LOG" , env "LOG_LEVEL";
     }
 }
 
