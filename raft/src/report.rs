@@ -42,14 +42,19 @@ pub(crate) fn status(shared: &Shared) -> GroupStatus {
         state_hash: Some(state_hash),
     };
     if let Some(consensus) = shared.consensus.get() {
-        add_metrics(shared, &consensus.metrics(), &mut status);
+        add_metrics(shared, &consensus.metrics(), route, &mut status);
     }
     status
 }
 
-fn add_metrics(shared: &Shared, metrics: &Metrics, status: &mut GroupStatus) {
+fn add_metrics(shared: &Shared, metrics: &Metrics, route: Route, status: &mut GroupStatus) {
     let index = |id: Option<u64>| LogIndex(id.unwrap_or(0));
-    status.term = metrics.current_term;
+    // Leader and term belong together: openraft may have seen a newer term whose leader is not known yet.
+    status.term = match route {
+        Route::Here { term } => term,
+        Route::Remote { term, .. } => term,
+        Route::Nobody { .. } => metrics.current_term,
+    };
     status.last_log = index(metrics.last_log_index);
     status.committed = index(metrics.cluster_committed.as_ref().map(LogId::index));
     status.snapshot = index(metrics.snapshot.as_ref().map(LogId::index));

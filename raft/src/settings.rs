@@ -19,7 +19,7 @@ const LOG_BATCH_ENTRIES_MAX: u64 = 4_096;
 const CORE_QUEUE_MAX: u64 = 8_192;
 /// Messages waiting in front of the apply task.
 const APPLY_QUEUE_MAX: u64 = 1_024;
-/// Log entries removed by one purge.
+/// Log entries removed by one purge at least, unless snapshots are taken more often than that.
 const PURGE_BATCH_ENTRIES: u64 = 1_024;
 /// Time one snapshot transfer may take. (openraft's default of 200 ms looped for ever elsewhere.)
 const SNAPSHOT_TRANSFER_TIMEOUT: Duration = Duration::from_secs(60);
@@ -227,7 +227,7 @@ impl GroupConfig {
             max_in_snapshot_log_to_keep: self.snapshot.keep_entries,
             replication_lag_threshold: self.snapshot.every_entries + self.snapshot.keep_entries,
             backoff: REDIAL_BACKOFF.to_owned(),
-            purge_batch_size: PURGE_BATCH_ENTRIES,
+            purge_batch_size: PURGE_BATCH_ENTRIES.min(self.snapshot.every_entries),
             api_channel_size: Some(CORE_QUEUE_MAX),
             notification_channel_size: Some(CORE_QUEUE_MAX),
             state_machine_channel_size: Some(APPLY_QUEUE_MAX),
