@@ -6,7 +6,7 @@
 //! `SIGSTOP` would, while clocks go on. Outside of a process (in production, always) nothing is wrapped and the
 //! price is one look at a thread-local.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
@@ -20,6 +20,8 @@ use openraft_rt::AsyncRuntime;
 
 thread_local! {
     static CURRENT: RefCell<Option<Process>> = const { RefCell::new(None) };
+    /// Futures adopted and not seen by [`Process::adopting`] yet.
+    static ADOPTED: Cell<u64> = const { Cell::new(0) };
 }
 
 /// Spawns on the current runtime, within the current process if there is one. Use it in place of
@@ -40,7 +42,10 @@ where
 {
     match Process::current() {
         None => Either::Left(future),
-        Some(process) => Either::Right(process.own(future)),
+        Some(process) => {
+            ADOPTED.set(ADOPTED.get() + 1);
+            Either::Right(process.own(future))
+        }
     }
 }
 
@@ -88,6 +93,12 @@ impl Process {
     /// The process whose task is polled right now.
     pub fn current() -> Option<Self> {
         CURRENT.with(|current| current.borrow().clone())
+    }
+
+    /// Whether a future was adopted since this was asked last. A simulation asks at each spawn, to find tasks that
+    /// would outlive their process.
+    pub fn adopting() -> bool {
+        ADOPTED.replace(0) > 0
     }
 
     /// Makes `future` a task of this process. It never resolves once the process is killed.
