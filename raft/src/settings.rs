@@ -143,11 +143,11 @@ impl GroupConfig {
         self.validate_timing()?;
         if self.voters_target.is_multiple_of(2) || self.voters_target > VOTERS_TARGET_MAX {
             let problem = format!("{} is not odd and at most {VOTERS_TARGET_MAX}", self.voters_target);
-            return Err(StartError::Settings { setting: "cluster.voters", problem });
+            return Err(StartError::Settings { setting: "cluster.voters_target", problem });
         }
         if self.snapshot.every_entries == 0 {
             let problem = "must be at least 1 entry".to_owned();
-            return Err(StartError::Settings { setting: "raft.snapshot_every", problem });
+            return Err(StartError::Settings { setting: "raft.snapshot_entries", problem });
         }
         Ok(())
     }
@@ -155,7 +155,7 @@ impl GroupConfig {
     fn validate_names(&self) -> Result<(), StartError> {
         let refuse = |setting, problem| Err(StartError::Settings { setting, problem });
         if self.name.is_empty() || self.name.len() > NODE_FIELD_BYTES_MAX {
-            return refuse("node.id", format!("must be 1 to {NODE_FIELD_BYTES_MAX} bytes"));
+            return refuse("cluster.node_id", format!("must be 1 to {NODE_FIELD_BYTES_MAX} bytes"));
         }
         let members = self.members();
         if members.len() > NODES_MAX {

@@ -21,8 +21,8 @@ section! {
         peers: Vec<PeerAddress> = Vec::new(), env "OVNCP_PEERS";
         /// Port of the peer listener; 0 takes a free one.
         peer_port: u16 = PEER_PORT, env "OVNCP_PEER_PORT", default "the port of its own entry in `cluster.peers`, else 7400";
-        /// How often members report to the leader; three missed reports make a node `suspect`. Raft's own
-        /// heartbeat is `raft.heartbeat_interval`.
+        /// Unit in which a member's silence is counted: after three of them without an acknowledgement it is
+        /// `suspect`. Raft's own heartbeat is `raft.heartbeat_interval`.
         heartbeat_interval: Duration = Duration::from_secs(5), env "CLUSTER_HEARTBEAT_INTERVAL";
         /// Silence after which a node is `inactive`.
         node_timeout: Duration = Duration::from_secs(30), env "CLUSTER_NODE_TIMEOUT";

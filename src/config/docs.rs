@@ -77,19 +77,19 @@ fn row(setting: &Described) -> String {
 
 #[cfg(test)]
 mod tests {
-    /// `UPDATE=1 cargo test` rewrites the page; the difference is the review.
+    /// `UPDATE_GOLDENFILES=1 cargo test` rewrites the page; the difference is the review.
     #[test]
     fn configuration_page_is_up_to_date() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/configuration.md");
         let page = super::markdown();
-        if std::env::var_os("UPDATE").is_some() {
+        if std::env::var_os("UPDATE_GOLDENFILES").is_some() {
             std::fs::create_dir_all(concat!(env!("CARGO_MANIFEST_DIR"), "/docs")).unwrap();
             std::fs::write(path, &page).unwrap();
         }
         let kept = std::fs::read_to_string(path).unwrap_or_default();
         assert!(
             kept == page,
-            "docs/configuration.md is out of date: run `UPDATE=1 cargo test -p ovncp --lib configuration_page`"
+            "docs/configuration.md is out of date: `make fix` rewrites it"
         );
     }
 }

@@ -1,3 +1,5 @@
+//! The client of the commands against small servers: which endpoint is asked, and what its answers become.
+
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
