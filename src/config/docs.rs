@@ -87,9 +87,6 @@ mod tests {
             std::fs::write(path, &page).unwrap();
         }
         let kept = std::fs::read_to_string(path).unwrap_or_default();
-        assert!(
-            kept == page,
-            "docs/configuration.md is out of date: `make fix` rewrites it"
-        );
+        assert!(kept == page, "docs/configuration.md is out of date: `make fix` rewrites it");
     }
 }
