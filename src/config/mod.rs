@@ -5,8 +5,8 @@
 //! matters when a node really starts (peers of a clustered node) is judged by [`Config::check_start`], so
 //! that such a file can be checked and shown before it is completed.
 //!
-//! Map: [`section`] the declaration of settings, [`value`] their types, [`layers`] sources and provenance,
-//! [`file`] the YAML file, [`check`] relations between settings, [`render`] `config show`, [`docs`] the page.
+//! Map: `section` the declaration of settings, [`value`] their types, [`layers`] sources and provenance,
+//! [`file`] the YAML file, `check` relations between settings, `render` `config show`, [`docs`] the page.
 
 pub mod backends;
 mod check;

@@ -10,10 +10,13 @@ use serde_json::json;
 
 use super::*;
 
+/// Path and idempotency key of a request.
+type Asked = (String, Option<String>);
+
 /// A node that answers every request the same way and remembers what it was asked.
 struct Fake {
     addr: SocketAddr,
-    seen: Arc<Mutex<Vec<(String, Option<String>)>>>,
+    seen: Arc<Mutex<Vec<Asked>>>,
 }
 
 impl Fake {
@@ -33,7 +36,7 @@ impl Fake {
         Fake { addr, seen }
     }
 
-    fn seen(&self) -> Vec<(String, Option<String>)> {
+    fn seen(&self) -> Vec<Asked> {
         self.seen.lock().unwrap().clone()
     }
 }

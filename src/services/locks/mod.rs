@@ -2,7 +2,7 @@
 //!
 //! One acquire is one proposal. A request that has to wait listens for its outcome under a random waiter id,
 //! registered before the proposal, so that no outcome can come too early. The caller may go away at any
-//! moment: [`presence`] then takes its request out of the queue again, or gives an undelivered grant back.
+//! moment: `presence` then takes its request out of the queue again, or gives an undelivered grant back.
 
 mod acquire;
 mod presence;

@@ -13,7 +13,7 @@
 //! - **a vote survives its segment.** The first record of each segment carries the hard state.
 //! - **a failure is final.** After a failed write or sync nothing is accepted until a restart.
 //!
-//! Map: [`record`] the bytes, `segment` the files, `writer` the loop, `recovery` how it is opened again,
+//! Map: `record` the bytes, `segment` the files, `writer` the loop, `recovery` how it is opened again,
 //! `memory` what is known without reading.
 //!
 //! Caveat: damage of the very last write that leaves one of its sectors all zero looks like a torn write, and is

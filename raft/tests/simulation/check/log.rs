@@ -72,10 +72,10 @@ impl Ledger {
     /// `who` belongs to this cluster.
     pub fn belongs(&self, who: &str, cluster: ClusterId) {
         let mut claims = self.lock();
-        if !claims.clusters.contains_key(&cluster) {
+        claims.clusters.entry(cluster).or_insert_with(|| {
             self.trace.note(format_args!("{who}: belongs to cluster {cluster}"));
-            claims.clusters.insert(cluster, who.to_owned());
-        }
+            who.to_owned()
+        });
         if claims.clusters.len() > 1 {
             self.trace.violation(format!("more than one cluster: {:?}", claims.clusters));
         }
