@@ -118,6 +118,7 @@ pub(crate) async fn run(shared: Arc<Shared>, queue: mpsc::Receiver<Queued>) {
         generation: 0,
         under_way: 0,
         paused_until: None,
+        expires_at: None,
     };
     while pump.step().await {}
 }
@@ -151,6 +152,8 @@ struct Pump {
     generation: u64,
     under_way: usize,
     paused_until: Option<Instant>,
+    /// When the backlog is looked over next; a fixed time, so that arrivals cannot put it off for ever.
+    expires_at: Option<Instant>,
 }
 
 impl Pump {
@@ -160,11 +163,17 @@ impl Pump {
         let mut arrived = Vec::new();
         let wake = match self.paused_until {
             Some(end) => Some(end),
-            None if self.backlog.is_empty() => None,
-            None => Some(Instant::now() + EXPIRY_PERIOD),
+            None if self.backlog.is_empty() => {
+                self.expires_at = None;
+                None
+            }
+            None => Some(*self.expires_at.get_or_insert_with(|| Instant::now() + EXPIRY_PERIOD)),
         };
+        let due = wake.filter(|end| *end <= Instant::now());
         tokio::select! {
             biased;
+            // Before what arrives: a queue that is never empty must not keep callers from their refusal.
+            () = std::future::ready(()), if due.is_some() => self.wake_up(),
             changed = self.route.changed() => {
                 if changed.is_err() {
                     return false;
@@ -184,13 +193,17 @@ impl Pump {
                 }
                 self.backlog.extend(arrived);
             }
-            () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => {
-                self.paused_until = None;
-                self.expire();
-            }
+            () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => self.wake_up(),
             () = self.shared.until_stopped() => return false,
         }
         true
+    }
+
+    /// The pause is over, or the backlog is to be looked over.
+    fn wake_up(&mut self) {
+        self.paused_until = None;
+        self.expires_at = None;
+        self.expire();
     }
 
     /// Sends what may go now.
@@ -350,4 +363,45 @@ pub(crate) async fn accept_forwarded(
             Submitted::Refused { leader } => ForwardOutcome::NotLeader { hint: leader },
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use ovncp_state::Command;
+
+    use super::*;
+    use crate::{Group, GroupConfig, StaticPeer};
+
+    /// A member of a group that never forms, so nobody ever leads.
+    async fn leaderless() -> (Group, tempfile::TempDir) {
+        let dir = tempfile::tempdir().unwrap();
+        let mut config = GroupConfig::new("n1", "127.0.0.1:0".parse().unwrap(), dir.path().join("data"));
+        config.info.peer_addr = "127.0.0.1:1".to_owned();
+        config.peers.push(StaticPeer { name: "n2".to_owned(), addr: "127.0.0.1:1".to_owned() });
+        config.timing.no_leader_wait = Duration::from_millis(100);
+        (Group::start(config).await.unwrap(), dir)
+    }
+
+    #[tokio::test]
+    async fn proposals_that_keep_coming_do_not_put_off_the_refusal_of_earlier_ones() {
+        let (group, _dir) = leaderless().await;
+        let shared = group.shared();
+        let (request, patience) = (Request::from(Command::Tick), Duration::from_secs(10));
+        let begun = Instant::now();
+        let mut kept = Vec::new();
+        let arriving = async {
+            let mut next = tokio::time::interval(EXPIRY_PERIOD / 10);
+            loop {
+                next.tick().await;
+                kept.push(start(shared, &request, patience).unwrap());
+            }
+        };
+        let refused = tokio::select! {
+            refused = propose(shared, &request, patience) => refused,
+            never = arriving => never,
+        };
+        assert_eq!(refused, Err(ProposeError::NoLeader { last_known: None }));
+        assert!(begun.elapsed() < patience / 2, "refused only after {:?}", begun.elapsed());
+        group.shutdown().await;
+    }
 }
