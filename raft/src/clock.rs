@@ -5,7 +5,7 @@
 //! its clock starts where the last leader's entries ended and the time without a leader does not count.
 //!
 //! A leader without its quorum is no better than none: nobody can renew a lease with it. So the clock runs at
-//! most [`GRACE`] beyond the last acknowledgement of a quorum and then stands still until the next one, also
+//! most a grace of [`GRACE_MIN`] (or [`GRACE_HEARTBEATS`], where these take longer) beyond the last acknowledgement of a quorum and then stands still until the next one, also
 //! when the whole process (or every process) stood still meanwhile. The wall clock is never read, so stepping
 //! it changes nothing.
 
@@ -14,9 +14,11 @@ use std::time::Duration;
 use ovncp_state::Millis;
 use tokio::time::Instant;
 
-/// How far the clock runs beyond the last known acknowledgement of a quorum. Several times the interval of
-/// heartbeats, so that it never stands still under a leader that works.
-pub(crate) const GRACE: Duration = Duration::from_millis(500);
+/// How far the clock runs at least beyond the last known acknowledgement of a quorum.
+const GRACE_MIN: Duration = Duration::from_millis(500);
+/// The same in intervals of Raft's heartbeats: several, so that it never stands still under a leader that works,
+/// however slow its heartbeats are.
+const GRACE_HEARTBEATS: u32 = 5;
 
 /// A leader's clock during one term of office.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,12 +29,15 @@ pub(crate) struct LeaderClock {
     anchored_at: Instant,
     /// Last acknowledgement of a quorum; never before `anchored_at`.
     confirmed_at: Instant,
+    grace: Duration,
 }
 
 impl LeaderClock {
-    /// Starts at `applied`, the state's `now` after an entry of `term` was applied here, read at `instant`.
-    pub(crate) fn anchor(term: u64, applied: Millis, instant: Instant) -> Self {
-        Self { term, anchor: applied, anchored_at: instant, confirmed_at: instant }
+    /// Starts at `applied`, the state's `now` after an entry of `term` was applied here, read at `instant`, under
+    /// a leader that sends `heartbeat`s so often.
+    pub(crate) fn anchor(term: u64, applied: Millis, instant: Instant, heartbeat: Duration) -> Self {
+        let grace = GRACE_MIN.max(heartbeat.saturating_mul(GRACE_HEARTBEATS));
+        Self { term, anchor: applied, anchored_at: instant, confirmed_at: instant, grace }
     }
 
     /// The term it is good for.
@@ -42,7 +47,7 @@ impl LeaderClock {
 
     /// A quorum acknowledged what this leader sent at `instant`.
     pub(crate) fn confirm(&mut self, instant: Instant) {
-        if instant > self.confirmed_at + GRACE {
+        if instant > self.confirmed_at + self.grace {
             // It stood still until now: the gap does not count.
             self.anchor = self.at(instant);
             self.anchored_at = instant;
@@ -50,9 +55,9 @@ impl LeaderClock {
         self.confirmed_at = self.confirmed_at.max(instant);
     }
 
-    /// Cluster time at `instant`. Never before the anchor, never [`GRACE`] beyond the last confirmation.
+    /// Cluster time at `instant`. Never before the anchor, never more than the grace beyond the last confirmation.
     pub(crate) fn at(&self, instant: Instant) -> Millis {
-        let running = instant.min(self.confirmed_at + GRACE);
+        let running = instant.min(self.confirmed_at + self.grace);
         let elapsed = running.saturating_duration_since(self.anchored_at).as_millis();
         Millis(self.anchor.0.saturating_add(u64::try_from(elapsed).unwrap_or(u64::MAX)))
     }
@@ -62,6 +67,8 @@ impl LeaderClock {
 mod tests {
     use super::*;
 
+    const BEAT: Duration = Duration::from_millis(40);
+
     fn seconds(seconds: u64) -> Duration {
         Duration::from_secs(seconds)
     }
@@ -69,7 +76,7 @@ mod tests {
     #[test]
     fn it_continues_from_the_applied_time_with_the_monotonic_clock() {
         let start = Instant::now();
-        let mut clock = LeaderClock::anchor(3, Millis(5_000), start);
+        let mut clock = LeaderClock::anchor(3, Millis(5_000), start, BEAT);
         assert_eq!(clock.term(), 3);
         assert_eq!(clock.at(start), Millis(5_000));
         assert_eq!(clock.at(start + Duration::from_micros(1_999)), Millis(5_001));
@@ -82,7 +89,7 @@ mod tests {
     #[test]
     fn it_never_runs_backwards_and_never_overflows() {
         let start = Instant::now() + seconds(10);
-        let mut clock = LeaderClock::anchor(1, Millis(u64::MAX - 1), start);
+        let mut clock = LeaderClock::anchor(1, Millis(u64::MAX - 1), start, BEAT);
         assert_eq!(clock.at(start - seconds(5)), Millis(u64::MAX - 1));
         clock.confirm(start + Duration::from_millis(400));
         clock.confirm(start);
@@ -92,18 +99,18 @@ mod tests {
     #[test]
     fn a_new_anchor_leaves_out_the_time_without_a_leader() {
         let start = Instant::now();
-        let mut first = LeaderClock::anchor(1, Millis(0), start);
+        let mut first = LeaderClock::anchor(1, Millis(0), start, BEAT);
         first.confirm(start + Duration::from_millis(400));
         let last_stamp = first.at(start + Duration::from_millis(450));
         // 30 seconds pass before anybody leads again; the state's clock stood still meanwhile.
-        let second = LeaderClock::anchor(2, last_stamp, start + seconds(32));
+        let second = LeaderClock::anchor(2, last_stamp, start + seconds(32), BEAT);
         assert_eq!(second.at(start + seconds(32) + Duration::from_millis(50)), Millis(500));
     }
 
     #[test]
     fn it_stands_still_without_a_quorum_and_goes_on_with_the_next_acknowledgement() {
         let start = Instant::now();
-        let mut clock = LeaderClock::anchor(1, Millis(1_000), start);
+        let mut clock = LeaderClock::anchor(1, Millis(1_000), start, BEAT);
         clock.confirm(start + Duration::from_millis(300));
         let still = Millis(1_000 + 300 + 500);
         assert_eq!(clock.at(start + seconds(5)), still);
@@ -116,7 +123,7 @@ mod tests {
     #[test]
     fn regular_acknowledgements_let_it_run_without_loss() {
         let start = Instant::now();
-        let mut clock = LeaderClock::anchor(1, Millis(0), start);
+        let mut clock = LeaderClock::anchor(1, Millis(0), start, BEAT);
         let mut last = Millis(0);
         for beat in 0..1_000_u64 {
             let now = start + Duration::from_millis(40 * beat);
@@ -125,6 +132,17 @@ mod tests {
             assert_eq!(clock.at(now), Millis(40 * beat));
             assert!(clock.at(now) >= last);
             last = clock.at(now);
+        }
+    }
+
+    #[test]
+    fn slow_heartbeats_let_it_run_without_loss_too() {
+        let (start, beat) = (Instant::now(), seconds(1));
+        let mut clock = LeaderClock::anchor(1, Millis(0), start, beat);
+        for second in 1..=100 {
+            // Acknowledged a round trip later, with the time at which it was sent.
+            clock.confirm(start + beat * second);
+            assert_eq!(clock.at(start + beat * second + beat / 2), Millis(1_000 * u64::from(second) + 500));
         }
     }
 }

@@ -102,7 +102,8 @@ fn update_route(shared: &Shared, glance: &Glance) {
             Route::Here { term } if term == glance.term => current,
             _ if glance.applied_term == glance.term => {
                 let (now, at) = (shared.replica.read(ovncp_state::State::now), Instant::now());
-                shared.set_clock(LeaderClock::anchor(glance.term, now, at));
+                let heartbeat = shared.config.timing.raft_heartbeat;
+                shared.set_clock(LeaderClock::anchor(glance.term, now, at, heartbeat));
                 Route::Here { term: glance.term }
             }
             _ => Route::Nobody { last_known: own },
