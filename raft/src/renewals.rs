@@ -53,6 +53,8 @@ pub(crate) struct QueuedRenewal {
     give_up: Instant,
     /// Came from a peer: only for this node as leader, never to be handed on.
     from_peer: bool,
+    /// An earlier attempt was lost on its way: it may have been applied.
+    attempted: bool,
 }
 
 /// The queue in front of [`run`].
@@ -107,7 +109,8 @@ fn enqueue(
     from_peer: bool,
 ) -> Result<oneshot::Receiver<Answer>, ProposeError> {
     let (answer, answered) = oneshot::channel();
-    let queued = QueuedRenewal { renewal, answer, arrived: Instant::now(), give_up, from_peer };
+    let queued =
+        QueuedRenewal { renewal, answer, arrived: Instant::now(), give_up, from_peer, attempted: false };
     shared.renewals.try_send(queued).map_err(|error| match error {
         mpsc::error::TrySendError::Full(_) => ProposeError::Busy { queue: "renewals" },
         mpsc::error::TrySendError::Closed(_) => ProposeError::Stopped { reason: "stopping".to_owned() },
@@ -157,7 +160,7 @@ pub(crate) async fn run(
     while collector.step().await {}
 }
 
-/// Renewals that come back because they surely reached no log.
+/// Renewals that come back to be tried again: they surely reached no log, or say that they may have.
 type Returned = Vec<QueuedRenewal>;
 
 struct Collector {
@@ -261,7 +264,12 @@ impl Collector {
             let give_up = renewal.give_up <= now
                 || (renewal.from_peer && !matches!(self.shared.route(), Route::Here { .. }));
             if give_up {
-                let _ = renewal.answer.send(Err(ProposeError::NoLeader { last_known }));
+                // `NoLeader` would say that nothing happened.
+                let error = match renewal.attempted {
+                    true => ProposeError::Unknown,
+                    false => ProposeError::NoLeader { last_known },
+                };
+                let _ = renewal.answer.send(Err(error));
             } else {
                 self.waiting.push_back(renewal);
             }
@@ -300,7 +308,7 @@ async fn answer_bundle(
     Vec::new()
 }
 
-/// Hands one bundle to the leader's collector; what comes back surely reached no log. A renewal of a peer is
+/// Hands one bundle to the leader's collector; what comes back is tried again. A renewal of a peer is
 /// never handed on: the peer finds the new leader itself.
 async fn forward_bundle(shared: &Shared, leader: NodeId, bundle: Vec<QueuedRenewal>) -> Returned {
     let (mut returned, bundle): (Vec<_>, Vec<_>) = bundle.into_iter().partition(|one| one.from_peer);
@@ -326,7 +334,10 @@ async fn forward_bundle(shared: &Shared, leader: NodeId, bundle: Vec<QueuedRenew
         }
         Ok(_) => answer_all(bundle, &ProposeError::Unknown),
         // To renew twice is to renew once, a little later: also what may have been applied is tried again.
-        Err(_) => returned.extend(bundle),
+        Err(CallError::Lost) => {
+            returned.extend(bundle.into_iter().map(|one| QueuedRenewal { attempted: true, ..one }));
+        }
+        Err(CallError::NotSent(_) | CallError::Busy | CallError::Declined(_)) => returned.extend(bundle),
     }
     returned
 }
@@ -334,5 +345,42 @@ async fn forward_bundle(shared: &Shared, leader: NodeId, bundle: Vec<QueuedRenew
 fn answer_all(bundle: Vec<QueuedRenewal>, error: &ProposeError) {
     for one in bundle {
         let _ = one.answer.send(Err(error.clone()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ovncp_state::SecretHash;
+
+    use super::*;
+    use crate::{Group, GroupConfig};
+
+    #[tokio::test]
+    async fn a_renewal_that_may_have_been_applied_is_never_refused_as_if_nothing_had_happened() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = GroupConfig::new("n1", "127.0.0.1:0".parse().unwrap(), dir.path().join("data"));
+        let group = Group::start(config).await.unwrap();
+        let mut collector = Collector {
+            shared: Arc::clone(group.shared()),
+            queue: queue().1,
+            waiting: VecDeque::new(),
+            bundles: FuturesUnordered::new(),
+            flushes: flushes().1,
+            paused_until: None,
+        };
+        let late = |attempted| {
+            let (answer, answered) = oneshot::channel();
+            let renewal = RenewLock { key: "k".to_owned(), secret: SecretHash([0; 32]), ttl: None };
+            let now = Instant::now();
+            (
+                QueuedRenewal { renewal, answer, arrived: now, give_up: now, from_peer: false, attempted },
+                answered,
+            )
+        };
+        let ((lost, unknown), (refused, certain)) = (late(true), late(false));
+        collector.take_back(vec![lost, refused]);
+        assert_eq!(unknown.await.unwrap(), Err(ProposeError::Unknown));
+        assert!(matches!(certain.await.unwrap(), Err(ProposeError::NoLeader { .. })));
+        group.shutdown().await;
     }
 }
