@@ -293,9 +293,12 @@ impl<D: Disk, N: Net> Handler<D, N> {
             Some(place) => {
                 let known = from.id.and_then(|id| shared.replica.read(|state| state.node(id)));
                 let same_cluster = from.cluster_id == Some(place.cluster_id);
+                // One that left the state still votes until the membership without it is committed.
                 let removed = same_cluster
                     && known.is_some_and(|node| {
-                        node.status == NodeStatus::Left && node.incarnation == from.incarnation
+                        node.status == NodeStatus::Left
+                            && node.incarnation == from.incarnation
+                            && !is_raft_member(shared, node.id)
                     });
                 ControlResponse::Member {
                     cluster_id: place.cluster_id,
@@ -345,6 +348,13 @@ impl<D: Disk, N: Net> Handler<D, N> {
             },
         }
     }
+}
+
+/// Whether the committed membership that this node knows holds `id`.
+fn is_raft_member(shared: &Shared, id: NodeId) -> bool {
+    shared.consensus.get().is_some_and(|consensus| {
+        consensus.metrics().committed_membership_config.membership().get_node(&id.0).is_some()
+    })
 }
 
 /// Who leads, as far as this node knows, and where it is found.

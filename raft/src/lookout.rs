@@ -27,7 +27,8 @@ const LOOK_PERIOD: Duration = Duration::from_millis(500);
 const SILENCE: Duration = Duration::from_secs(2);
 /// A peer that does not answer in this time is left out.
 const ASK_TIMEOUT: Duration = Duration::from_secs(1);
-/// A removed voter stays this long for the change that removes it, which may need its vote.
+/// A removed learner stays this long for the change that removes it. A voter stays until that is committed: its
+/// vote may be needed for it, and until then the others may have no majority without it.
 const FAREWELL: Duration = Duration::from_secs(5);
 /// A node that is refused by all for so long is not the one they know.
 const REFUSED_MAX: Duration = Duration::from_secs(5);
@@ -73,12 +74,22 @@ fn leave(
     }
     let since = *left_since.get_or_insert_with(Instant::now);
     let metrics = consensus.metrics();
-    let out = metrics.committed_membership_config.membership().get_node(&place.node_id.0).is_none();
-    let leave = out || since.elapsed() >= FAREWELL;
+    let id = place.node_id.0;
+    let out = metrics.committed_membership_config.membership().get_node(&id).is_none();
+    let votes = [&metrics.committed_membership_config, &metrics.membership_config]
+        .iter()
+        .any(|known| known.membership().voter_ids().any(|voter| voter == id));
+    let leave = may_leave(out, votes, since.elapsed());
     if leave {
         shared.stop("this node was removed from the cluster".to_owned());
     }
     leave
+}
+
+/// Whether a node that left the state may stop: it is out of Raft's membership, or only listens. One that votes,
+/// as far as it knows, hears from the others ([`ask_around`]) when it is out.
+fn may_leave(out: bool, votes: bool, left_for: Duration) -> bool {
+    out || (!votes && left_for >= FAREWELL)
 }
 
 /// Stops a node that every peer in reach refuses as somebody else's copy. One refusal may be an old connection of
@@ -187,5 +198,19 @@ pub(crate) async fn report_start(shared: Arc<Shared>) {
             () = sleep(LOOK_PERIOD) => {}
             () = shared.until_stopped() => return,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_removed_voter_stays_until_it_is_out_and_a_learner_only_for_a_while() {
+        let long = FAREWELL * 1_000;
+        assert!(may_leave(true, false, Duration::ZERO));
+        assert!(!may_leave(false, true, long), "the others may need its vote");
+        assert!(!may_leave(false, false, FAREWELL / 2));
+        assert!(may_leave(false, false, FAREWELL));
     }
 }

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use ovncp_raft::{MembershipError, Phase, StaticPeer};
-use ovncp_state::NodeId;
-use ovncp_state::command::{NodeRole, NodeStatus};
+use ovncp_raft::{GroupStatus, MembershipError, Phase, StaticPeer};
+use ovncp_state::command::{NodeRole, NodeStatus, RemoveNode};
 use ovncp_state::view::NodeView;
+use ovncp_state::{Command, NodeId, Request};
 
 use crate::cluster::{Cluster, TIMEOUT, TestNode, put};
 
@@ -134,6 +134,35 @@ async fn a_removal_that_would_lose_the_majority_is_refused() {
     assert!(matches!(refused, Err(MembershipError::WouldLoseQuorum { .. })), "{refused:?}");
     let unknown = cluster.node(&leader).group().remove_node(NodeId(77), "test".to_owned(), TIMEOUT).await;
     assert!(matches!(unknown, Err(MembershipError::UnknownNode)), "{unknown:?}");
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_removed_voter_stays_as_long_as_the_others_have_no_majority_without_it() {
+    let mut cluster = Cluster::formed(3).await;
+    let leader = cluster.leader().await;
+    let dead = cluster.follower().await;
+    cluster.node_mut(&dead).stop().await;
+    until_member(cluster.node(&leader), &dead, |node| node.status == NodeStatus::Inactive).await;
+    let gone =
+        cluster.running().find(|node| node.name() != leader).map(|node| node.name().to_owned()).unwrap();
+    // As if the removal had been decided just before the other one died.
+    let remove = RemoveNode { id: cluster.id(&gone), reason: "test".to_owned() };
+    let request = Request::from(Command::RemoveNode(remove));
+    cluster.node(&leader).group().propose(request, TIMEOUT).await.unwrap();
+    let mut status = cluster.node(&gone).group().status_watch();
+    let stopped = status.wait_for(|status| matches!(status.phase, Phase::Stopped { .. }));
+    let stopped = tokio::time::timeout(Duration::from_secs(7), stopped).await;
+    assert!(stopped.is_err(), "its vote is needed: {stopped:?}");
+    cluster.node(&leader).group().propose(put("a", "1"), TIMEOUT).await.unwrap();
+
+    cluster.node_mut(&dead).start().await;
+    let out = |status: &GroupStatus| matches!(&status.phase, Phase::Stopped { reason } if reason.contains("removed"));
+    cluster.node(&gone).until("stopped", out).await;
+    cluster.node_mut(&gone).stop().await;
+    let leader = cluster.leader().await;
+    cluster.node(&leader).until("two voters", |status| status.voters.len() == 2).await;
+    cluster.node(&leader).group().propose(put("a", "2"), TIMEOUT).await.unwrap();
     cluster.stop().await;
 }
 
