@@ -80,7 +80,7 @@ impl Story {
     }
 
     pub(crate) fn is_ready(&self, index: usize) -> bool {
-        self.nodes[index].ready
+        self.nodes[index].serves()
     }
 
     /// Why a node is not ready, as it says itself.
@@ -89,12 +89,12 @@ impl Story {
     }
 
     pub(crate) fn ready(&self) -> usize {
-        self.nodes.iter().filter(|node| node.ready).count()
+        self.nodes.iter().filter(|node| node.serves()).count()
     }
 
     /// Every running node is ready and there is a leader: nothing is expected to change soon.
     pub(crate) fn is_settled(&self) -> bool {
-        self.leaderless_since.is_none() && self.nodes.iter().all(|node| node.ready || node.started.is_none())
+        self.leaderless_since.is_none() && self.nodes.iter().all(|node| node.serves() || node.started.is_none())
     }
 
     /// A process ended.
@@ -171,6 +171,11 @@ impl Story {
 }
 
 impl Node {
+    /// It said that it is ready, and has not fallen silent since.
+    fn serves(&self) -> bool {
+        self.ready && !self.told_silent
+    }
+
     fn silence(&mut self, now: Instant) -> Option<Notice> {
         let since = *self.silent_since.get_or_insert(now);
         // A node that starts is not silent, it is not there yet.
@@ -344,6 +349,8 @@ mod tests {
         let mut script = Script::formed();
         assert_eq!(script.silence(1_000, 0), Vec::<String>::new());
         assert_eq!(script.silence(4_000, 0), ["node-1 runs but does not answer"]);
+        assert_eq!(script.story.ready(), 2, "a silent node is not counted as ready");
+        assert!(!script.story.is_settled());
         assert_eq!(script.silence(5_000, 0), Vec::<String>::new());
         assert_eq!(script.answer(31_000, 0, Some("node-2"), 1), ["node-1 answers again, after 30.0 s"]);
     }
