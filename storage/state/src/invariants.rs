@@ -158,6 +158,9 @@ fn keys(state: &State) -> Result<(), String> {
         let tokens: Vec<FencingToken> = at.holders.tokens().collect();
         held += tokens.len();
         ensure(!tokens.is_empty() || !queue.is_empty(), || format!("unused key {key:?} takes memory"))?;
+        ensure(at.holders.shared() <= state.limits.holders_per_key, || {
+            format!("key {key:?} is held too often")
+        })?;
         let modes_fit = tokens.iter().all(|token| {
             let mode = locks.grants.get(token).map(|grant: &alloc::sync::Arc<GrantRecord>| grant.mode);
             mode == Some(if matches!(at.holders, Holders::Shared(_)) {

@@ -10,6 +10,9 @@ pub const LOCK_KEY_BYTES_MAX: usize = 1_024;
 pub const LOCK_KEYS_PER_REQUEST_MAX: usize = 64;
 /// Grants held in the whole cluster.
 pub const LOCKS_HELD_MAX: usize = 2_000_000;
+/// Shared holders of one key, together with the shared waiters that may become holders. Whatever ends one of
+/// them looks at the others: a key that any number may hold could stall every node for minutes.
+pub const HOLDERS_PER_KEY_MAX: usize = 10_000;
 /// Live waiters in front of one key.
 pub const WAITERS_PER_KEY_MAX: usize = 10_000;
 /// Live waiters in the whole cluster.
@@ -74,6 +77,7 @@ pub const EXPIRIES_PER_APPLY_MAX: usize = 1_024;
 #[allow(missing_docs, reason = "each field is the constant of the same name")]
 pub struct Limits {
     pub locks_held: usize,
+    pub holders_per_key: usize,
     pub waiters_per_key: usize,
     pub waiters: usize,
     pub kv_keys: usize,
@@ -89,6 +93,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             locks_held: LOCKS_HELD_MAX,
+            holders_per_key: HOLDERS_PER_KEY_MAX,
             waiters_per_key: WAITERS_PER_KEY_MAX,
             waiters: WAITERS_MAX,
             kv_keys: KV_KEYS_MAX,

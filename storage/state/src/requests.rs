@@ -9,7 +9,7 @@
 //! long as it waits, and its age counts from the outcome.
 //!
 //! Not kept: refusals of a request that was never begun (a bad argument, a limit, a cluster that is not
-//! formed), so that the same key may be tried again. Commands that the cluster sends itself (ticks, renewals,
+//! formed, a node that may not queue), so that the same key may be tried again, there or elsewhere. Commands that the cluster sends itself (ticks, renewals,
 //! status changes, cancellations) have no use for a key and ignore it.
 
 use serde::{Deserialize, Serialize};
@@ -142,7 +142,11 @@ impl State {
     fn keep(&mut self, key: RequestKey, reply: &Reply) {
         let outcome = match reply {
             Reply::Refused(
-                Refusal::InvalidArgument { .. } | Refusal::LimitExceeded { .. } | Refusal::NotFormed,
+                Refusal::InvalidArgument { .. }
+                | Refusal::LimitExceeded { .. }
+                | Refusal::NotFormed
+                // Here: its node may not queue, so the wait never began. That of a wait which did begin is kept.
+                | Refusal::WaitCancelled,
             ) => return,
             Reply::Granted(grant) => Outcome::Granted(grant.token),
             Reply::Waiting { waiter, .. } => Outcome::Waiting(*waiter),

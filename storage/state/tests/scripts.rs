@@ -161,6 +161,7 @@ fn bounds(args: &mut ArgumentConsumer<'_>) -> Result<Limits, Box<dyn Error>> {
         let value = value.parse()?;
         *match name {
             "locks_held" => &mut limits.locks_held,
+            "holders_per_key" => &mut limits.holders_per_key,
             "waiters_per_key" => &mut limits.waiters_per_key,
             "waiters" => &mut limits.waiters,
             "kv_keys" => &mut limits.kv_keys,

@@ -9,7 +9,7 @@ use super::{GrantRecord, Holders, WaiterRecord, secret_tag};
 use crate::clock::Lease;
 use crate::command::{ForceReleaseLock, ReleaseLock};
 use crate::event::{EventKind, ReleaseCause};
-use crate::limits::REASON_BYTES_MAX;
+use crate::limits::{LOCK_KEY_BYTES_MAX, REASON_BYTES_MAX};
 use crate::name::Name;
 use crate::reply::Grant;
 use crate::state::Effects;
@@ -119,6 +119,8 @@ impl State {
     }
 
     pub(crate) fn release(&mut self, command: &ReleaseLock, out: &mut Effects) -> Result<Reply, Refusal> {
+        // The refusal repeats the key and may be kept for a retry: it must have a bound.
+        validate::bytes("key", command.key.len(), 1, LOCK_KEY_BYTES_MAX)?;
         self.settle_key(&command.key, out);
         let Some(token) = self.grant_of(&command.key, &command.secret).map(|grant| grant.token) else {
             return Err(Refusal::NotHolder { key: command.key.clone() });
@@ -134,6 +136,7 @@ impl State {
         command: &ForceReleaseLock,
         out: &mut Effects,
     ) -> Result<Reply, Refusal> {
+        validate::bytes("key", command.key.len(), 1, LOCK_KEY_BYTES_MAX)?;
         validate::bytes("reason", command.reason.len(), 1, REASON_BYTES_MAX)?;
         self.settle_key(&command.key, out);
         let held = self.locks.keys.get(command.key.as_str());

@@ -177,6 +177,14 @@ impl Holders {
         one.into_iter().chain(many.iter().map(|holder| holder.token))
     }
 
+    /// How many hold it shared.
+    pub(crate) fn shared(&self) -> usize {
+        match self {
+            Self::Free | Self::Exclusive(_) => 0,
+            Self::Shared(holders) => holders.len(),
+        }
+    }
+
     /// Whether a request of this mode cannot be granted beside them.
     pub(crate) fn conflict_with(&self, mode: LockMode) -> bool {
         match self {

@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 
 use crate::clock::Lease;
 use crate::command::RenewLock;
-use crate::limits::{LEASE_MS_MAX, LEASE_MS_MIN, RENEWALS_PER_ENTRY_MAX};
+use crate::limits::{LEASE_MS_MAX, LEASE_MS_MIN, LOCK_KEY_BYTES_MAX, RENEWALS_PER_ENTRY_MAX};
 use crate::reply::Renewed;
 use crate::state::Effects;
 use crate::validate;
@@ -17,6 +17,7 @@ impl State {
     }
 
     fn renew(&mut self, renewal: &RenewLock, out: &mut Effects) -> Result<Renewed, Refusal> {
+        validate::bytes("key", renewal.key.len(), 1, LOCK_KEY_BYTES_MAX)?;
         if let Some(ttl) = renewal.ttl {
             validate::millis("ttl", ttl, LEASE_MS_MIN, LEASE_MS_MAX)?;
         }

@@ -216,7 +216,7 @@ impl Naive {
         }
         let reply = self.execute(&request.command, key.map(|key| key.scope)).unwrap_or_else(Reply::Refused);
         let outcome = match &reply {
-            Reply::Refused(Refusal::InvalidArgument { .. }) => return reply,
+            Reply::Refused(Refusal::InvalidArgument { .. } | Refusal::WaitCancelled) => return reply,
             Reply::Granted(grant) => Outcome::Granted(grant.token),
             Reply::Waiting { waiter, .. } => Outcome::Waiting(*waiter),
             other => Outcome::Reply(other.clone()),
