@@ -244,18 +244,54 @@ fn run<D: Disk>(
         match job {
             Job::Prepare(segment) => {
                 let prepared = place.prepare(segment).map(|file| (segment, file));
+                let failed = prepared.is_err();
                 if let Err(error) = &prepared {
                     on_failure(error);
                 }
-                if done.send(prepared).is_err() {
+                if done.send(prepared).is_err() || failed {
                     return;
                 }
             }
             Job::Retire(segments) => {
                 if let Err(error) = place.retire(&segments) {
+                    // The recycled segment may still have its old name on disk: it must not be overwritten.
                     on_failure(&error);
+                    return;
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+
+    use super::*;
+    use crate::disk::{Fault, SimDisk, SimOp};
+
+    #[test]
+    fn a_segment_that_may_keep_its_old_name_is_not_overwritten() {
+        let disk = SimDisk::new();
+        let place = Place { disk: disk.clone(), dir: PathBuf::from("/log"), segment_bytes: 4_096 };
+        disk.create_dir_all(&place.dir).unwrap();
+        let file = place.prepare(1).unwrap();
+        file.write_at(&[7; 4_096], 0).unwrap();
+        file.sync_data().unwrap();
+        // It is retired under another name, but that is not durable.
+        disk.inject(Fault { op: SimOp::SyncDir, path: "/log".into(), after: 0, errno: 5, sticky: true });
+        let (jobs, work) = sync_channel(JOBS_MAX);
+        let (done, _prepared) = sync_channel(1);
+        let (failures, failed) = channel();
+        jobs.send(Job::Retire(vec![1])).unwrap();
+        jobs.send(Job::Prepare(2)).unwrap();
+        drop(jobs);
+        let on_failure: OnFailure = Box::new(move |error| failures.send(error.to_string()).unwrap());
+        run(&place, &work, &done, &on_failure);
+        assert!(failed.recv().unwrap().contains("/log"));
+        let crashed = (0..16).filter_map(|seed| disk.fork().crash(seed).content(&place.path(1)));
+        let kept: Vec<_> = crashed.collect();
+        assert!(!kept.is_empty(), "some crash undoes the renaming");
+        kept.iter().for_each(|content| assert_eq!(*content, [7; 4_096]));
     }
 }
