@@ -347,22 +347,37 @@ pub(crate) async fn accept_forwarded(
         return refuse(shared.node_id());
     }
     let permits = u32::try_from(count).unwrap_or(u32::MAX);
-    if items.iter().any(|item| item.envelope.len() > ENVELOPE_BYTES_MAX) {
-        // No node of ours sends that; the log would take it for a failing disk.
-        return vec![ForwardOutcome::Busy; count];
-    }
     let Ok(_permits) = Arc::clone(&shared.admission).try_acquire_many_owned(permits) else {
         return vec![ForwardOutcome::Busy; count];
     };
-    let items = items.into_iter().map(|item| (item.origin, item.envelope)).collect();
-    let submitted = shared.submit(term, items).await;
-    submitted
+    let enters: Vec<bool> = items.iter().map(|item| may_enter(&item.envelope)).collect();
+    let taken: Vec<_> = items
         .into_iter()
-        .map(|fate| match fate {
-            Submitted::Appended => ForwardOutcome::Accepted,
-            Submitted::Refused { leader } => ForwardOutcome::NotLeader { hint: leader },
-        })
-        .collect()
+        .zip(&enters)
+        .filter(|(_, enters)| **enters)
+        .map(|(item, _)| (item.origin, item.envelope))
+        .collect();
+    let submitted = if taken.is_empty() { Vec::new() } else { shared.submit(term, taken).await };
+    let mut outcomes = submitted.into_iter().map(|fate| match fate {
+        Submitted::Appended => ForwardOutcome::Accepted,
+        Submitted::Refused { leader } => ForwardOutcome::NotLeader { hint: leader },
+    });
+    // Surely not appended, and of no use to try again: to its caller, a leader that does not take it.
+    let outcome = |enters: bool| if enters { outcomes.next() } else { Some(ForwardOutcome::Busy) };
+    enters.into_iter().filter_map(outcome).collect()
+}
+
+/// Whether what a peer sent may become an entry. One that is too large looks like a failing disk to the log of
+/// its leader; one that does not decode (a peer of a newer version sent it) stops every node that applies it,
+/// for good, since it is applied again after each restart.
+fn may_enter(envelope: &[u8]) -> bool {
+    if envelope.len() > ENVELOPE_BYTES_MAX {
+        tracing::warn!(bytes = envelope.len(), "a forwarded proposal is too large");
+        return false;
+    }
+    codec::decode_request(envelope)
+        .inspect_err(|error| tracing::warn!(%error, "a forwarded proposal is not understood"))
+        .is_ok()
 }
 
 #[cfg(test)]
@@ -371,6 +386,20 @@ mod tests {
 
     use super::*;
     use crate::{Group, GroupConfig, StaticPeer};
+
+    #[test]
+    fn what_would_stop_every_node_does_not_enter_the_log() {
+        let good = codec::encode_request(&Command::Tick.into()).to_vec();
+        assert!(may_enter(&good));
+        let (mut newer, mut unknown, mut longer) = (good.clone(), good.clone(), good.clone());
+        newer[0] += 1;
+        // The last byte is the command's discriminant.
+        *unknown.last_mut().expect("a command") = 0x7f;
+        longer.push(0);
+        for bad in [newer, unknown, longer, Vec::new(), vec![0; ENVELOPE_BYTES_MAX + 1]] {
+            assert!(!may_enter(&bad), "{:?}", &bad[..bad.len().min(16)]);
+        }
+    }
 
     /// A member of a group that never forms, so nobody ever leads.
     async fn leaderless() -> (Group, tempfile::TempDir) {
