@@ -117,7 +117,7 @@ fn grant_after_a_long_wait_is_renewed_before_anything_runs() {
 #[test]
 fn command_dies_with_a_killed_holder() {
     let fake = Fake::granting();
-    let mut running = Running::start(lock(&fake.url(), &["sh", "-c", "echo pid $$; sleep 600"]));
+    let mut running = Running::start(lock(&fake.url(), &["sh", "-c", "echo pid $$; exec sleep 600"]));
     let line = running.line(&["pid "]);
     let pid: u32 = line.trim_start_matches("pid ").parse().unwrap();
     signal(running.pid(), Signal::KILL);

@@ -94,7 +94,8 @@ impl Story {
 
     /// Every running node is ready and there is a leader: nothing is expected to change soon.
     pub(crate) fn is_settled(&self) -> bool {
-        self.leaderless_since.is_none() && self.nodes.iter().all(|node| node.serves() || node.started.is_none())
+        self.leaderless_since.is_none()
+            && self.nodes.iter().all(|node| node.serves() || node.started.is_none())
     }
 
     /// A process ended.
