@@ -265,7 +265,6 @@ fn run<D: Disk>(
 
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc::channel;
 
     use super::*;
     use crate::disk::{Fault, SimDisk, SimOp};
@@ -282,7 +281,7 @@ mod tests {
         disk.inject(Fault { op: SimOp::SyncDir, path: "/log".into(), after: 0, errno: 5, sticky: true });
         let (jobs, work) = sync_channel(JOBS_MAX);
         let (done, _prepared) = sync_channel(1);
-        let (failures, failed) = channel();
+        let (failures, failed) = sync_channel(JOBS_MAX);
         jobs.send(Job::Retire(vec![1])).unwrap();
         jobs.send(Job::Prepare(2)).unwrap();
         drop(jobs);
