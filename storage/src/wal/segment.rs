@@ -265,7 +265,6 @@ fn run<D: Disk>(
 
 #[cfg(test)]
 mod tests {
-
     use super::*;
     use crate::disk::{Fault, SimDisk, SimOp};
 
