@@ -2,9 +2,11 @@
 //!
 //! One way for data: an edge ([`api`]) takes a request, a service ([`services`]) says it in domain words and
 //! proposes one command to the group, the state machine answers, the edge maps the answer. [`config`] is what
-//! a node is told, [`telemetry`] what it tells, [`node`] the only place that knows every part.
+//! a node is told, [`telemetry`] what it tells, [`node`] the only place that knows every part. [`client`] speaks
+//! to nodes from outside, as any Rust program may.
 
 pub mod api;
+pub mod client;
 pub mod config;
 pub mod node;
 pub mod services;

@@ -1,0 +1,131 @@
+//! Guards: renewed in the background, lost by an answer or by silence, given back.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use super::fake::{Answer, Fake, PATIENCE, Seen, client};
+use crate::client::{Error, Lost};
+
+/// Where the lock must not be lost: long against any delay of a busy machine.
+const LONG: Duration = Duration::from_secs(15);
+/// Where it shall be lost.
+const SHORT: Duration = Duration::from_secs(5);
+
+/// As a node that lets the lock be held.
+fn grant(seen: &Seen) -> Answer {
+    match seen.path.rsplit('/').next() {
+        Some("acquire" | "renew") => {
+            Answer::Json(200, json!({"key": "k", "fencing_token": "42", "ttl_ms": seen.body["ttl_ms"]}))
+        }
+        _ => Answer::Json(204, Value::Null),
+    }
+}
+
+#[tokio::test]
+async fn guard_renews_until_it_is_released() {
+    let fake = Fake::start(grant).await;
+    let guard = client(&[&fake]).lock("k").ttl(LONG).guard().await.unwrap();
+    assert_eq!(guard.fencing_token(), 42);
+    fake.until_asked("renew", 2).await;
+    assert!(guard.is_held());
+    // A repeated renewal must renew, not repeat an old answer.
+    assert!(fake.asked("renew").iter().all(|seen| seen.key.is_none()));
+    let signal = guard.signal();
+    guard.release().await.unwrap();
+    assert_eq!(signal.lost().await, Lost::Released);
+    let (release, renewals) = (fake.asked("release"), fake.asked("renew"));
+    assert_eq!((release.len(), &release[0].body["secret"]), (1, &renewals[0].body["secret"]));
+    assert!(release[0].key.is_some());
+}
+
+#[tokio::test]
+async fn dropped_guard_gives_the_lock_back() {
+    let fake = Fake::start(grant).await;
+    drop(client(&[&fake]).lock("k").ttl(LONG).guard().await.unwrap());
+    fake.until_asked("release", 1).await;
+}
+
+#[tokio::test]
+async fn work_is_dropped_when_the_cluster_says_that_the_lock_is_gone() {
+    let fake = Fake::start(|seen| match seen.path.ends_with("renew") {
+        true => Answer::Json(409, json!({"code": "not_holder", "detail": "released by force"})),
+        false => grant(seen),
+    })
+    .await;
+    let guard = client(&[&fake]).lock("k").ttl(SHORT).guard().await.unwrap();
+    // The end of the sender shows that the future was dropped.
+    let (alive, mut dropped) = tokio::sync::mpsc::channel::<()>(1);
+    let work = async move {
+        std::future::pending::<()>().await;
+        drop(alive);
+    };
+    let lost = tokio::time::timeout(PATIENCE, guard.run(work)).await.expect("the loss is noticed");
+    assert!(matches!(&lost, Err(Lost::Taken { reason }) if reason.contains("by force")), "{lost:?}");
+    assert_eq!(dropped.recv().await, None);
+    assert!(!guard.is_held());
+    // What is lost is lost for whatever comes after.
+    assert!(guard.run(async {}).await.is_err());
+}
+
+#[tokio::test]
+async fn silence_loses_the_lock_before_the_lease_ends() {
+    let fake = Fake::start(|seen| match seen.path.ends_with("renew") {
+        true => Answer::Silence,
+        false => grant(seen),
+    })
+    .await;
+    let guard = client(&[&fake]).lock("k").ttl(SHORT).guard().await.unwrap();
+    let lease = guard.lease();
+    let lost = tokio::time::timeout(PATIENCE, guard.lost()).await.expect("the clock is enough");
+    let noticed = Instant::now();
+    assert!(matches!(lost, Lost::Expired { .. }), "{lost:?}");
+    assert!(noticed >= lease.lost_at(), "not given up early");
+    assert_eq!(guard.lease(), lease, "nothing was acknowledged");
+    assert!(!fake.asked("renew").is_empty(), "it was tried");
+    // A thread that never sleeps sees it too, from the clock alone.
+    assert!(guard.signal().is_lost());
+}
+
+#[tokio::test]
+async fn renewal_fails_over_while_the_lease_lasts() {
+    let hung = Fake::start(|seen| match seen.path.ends_with("renew") {
+        true => Answer::Silence,
+        false => grant(seen),
+    })
+    .await;
+    let good = Fake::start(grant).await;
+    let guard = client(&[&hung, &good]).lock("k").ttl(LONG).guard().await.unwrap();
+    good.until_asked("renew", 1).await;
+    assert!(guard.is_held());
+    assert_eq!(hung.asked("renew").len(), 1);
+}
+
+#[tokio::test]
+async fn grant_after_a_long_wait_is_renewed_before_it_counts() {
+    let fake = Fake::start(|seen| {
+        if seen.path.ends_with("acquire") {
+            // Longer than the TTL: the sending of the request proves nothing any more.
+            std::thread::sleep(SHORT);
+        }
+        grant(seen)
+    })
+    .await;
+    let guard = client(&[&fake]).lock("k").ttl(SHORT).wait(PATIENCE).guard().await.unwrap();
+    assert!(!fake.asked("renew").is_empty());
+    assert!(guard.lease().ends_at() > fake.asked("renew")[0].at);
+    // If it cannot be proven it is not handed out, and given back.
+    let fake = Fake::start(|seen| {
+        if seen.path.ends_with("acquire") {
+            std::thread::sleep(SHORT);
+        }
+        match seen.path.ends_with("renew") {
+            true => Answer::Json(409, json!({"code": "not_holder"})),
+            false => grant(seen),
+        }
+    })
+    .await;
+    let ended = client(&[&fake]).lock("k").ttl(SHORT).wait(PATIENCE).guard().await;
+    assert!(matches!(ended, Err(Error::NotHolder(_))), "{ended:?}");
+    fake.until_asked("release", 1).await;
+}

@@ -1,0 +1,6 @@
+//! The client against small servers that answer as each test needs: what is asked of whom, and what it becomes.
+
+mod events;
+mod exchange;
+mod fake;
+mod guard;
