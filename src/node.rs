@@ -6,7 +6,7 @@
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ovncp_raft::error::StartError;
 use ovncp_raft::group::Group;
@@ -30,6 +30,10 @@ use crate::telemetry::metrics::Metrics;
 
 /// How long a stopping node takes waiters whose clients it has sent away out of their queues.
 const CANCELLATIONS_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a stopping leader tries to hand its office over while it still serves.
+const HANDOVER_TIMEOUT: Duration = Duration::from_secs(5);
+/// Pause before another try: no other voter was caught up, or none answered at that moment.
+const HANDOVER_PAUSE: Duration = Duration::from_millis(100);
 
 /// Why a node did not start or stopped by itself.
 #[derive(Debug, thiserror::Error)]
@@ -97,10 +101,12 @@ impl Node {
         &self.group
     }
 
-    /// Serves until `shutdown` resolves, then ends in order: no longer ready, no new connections, requests in
-    /// progress, leadership, disk.
+    /// Serves until `shutdown` resolves, then ends in order: no longer ready, leadership, no new connections,
+    /// requests in progress, disk. Whoever sends requests to any node, and tries another one when this one is
+    /// gone, loses none.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), NodeError> {
         let (drain, draining) = watch::channel(false);
+        let (close, closing) = watch::channel(false);
         let name = &self.config.cluster.node_id;
         let core = Core::new(
             self.group.clone(),
@@ -128,11 +134,16 @@ impl Node {
             header_timeout: self.config.server.header_timeout,
             shutdown_timeout: self.config.server.shutdown_timeout,
         };
-        let serving = tokio::spawn(server::serve(self.http, Arc::new(edge), http_metrics, limits, draining));
+        let ending = server::Ending { draining, closing };
+        let serving = tokio::spawn(server::serve(self.http, Arc::new(edge), http_metrics, limits, ending));
         tracing::info!(node = name, http = %self.http_address, metrics = %self.metrics_address, "serving");
         shutdown.await;
         tracing::info!(node = name, "stopping");
         drain.send_replace(true);
+        // Both while everything is still answered: a hand-over costs the others a few milliseconds, the death of
+        // a leader an election.
+        tokio::join!(tokio::time::sleep(self.config.server.drain_delay), hand_over(&self.group));
+        close.send_replace(true);
         if let Err(error) = serving.await {
             tracing::error!(%error, "the HTTP listener ended badly");
         }
@@ -142,6 +153,25 @@ impl Node {
         beat.abort();
         tracing::info!(node = name, "stopped");
         Ok(())
+    }
+}
+
+/// Has another node lead, if this one does and another one can.
+async fn hand_over(group: &Group) {
+    let deadline = Instant::now() + HANDOVER_TIMEOUT;
+    loop {
+        let (status, time) = (group.status(), deadline.saturating_duration_since(Instant::now()));
+        if !status.is_leader || status.voters.len() < 2 {
+            return;
+        }
+        match group.transfer_leader(None, time).await {
+            Ok(successor) => return tracing::info!(%successor, "leadership handed over"),
+            Err(error) if time <= HANDOVER_PAUSE => {
+                // The end of the group tries once more.
+                return tracing::warn!(%error, "leadership is not handed over yet");
+            }
+            Err(_) => tokio::time::sleep(HANDOVER_PAUSE).await,
+        }
     }
 }
 

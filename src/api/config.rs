@@ -30,7 +30,10 @@ section! {
         propose_timeout: Duration = Duration::from_secs(5), env "OVNCP_PROPOSE_TIMEOUT";
         /// How long a read may wait for a leader to confirm it before it is answered 503.
         read_timeout: Duration = Duration::from_millis(1_500), env "OVNCP_READ_TIMEOUT";
-        /// How long a stopping node lets requests finish.
+        /// How long a stopping node goes on answering while `/health/ready` says that it drains: longer than load
+        /// balancers need to see it and to send nobody here any more.
+        drain_delay: Duration = Duration::from_secs(1), env "OVNCP_DRAIN_DELAY";
+        /// How long a stopping node lets requests finish after that.
         shutdown_timeout: Duration = Duration::from_secs(10), env "OVNCP_SHUTDOWN_TIMEOUT";
     }
 }

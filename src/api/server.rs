@@ -1,10 +1,14 @@
 //! The listener: a bounded number of connections, each with time limits, and an orderly end.
 
+use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::body::Body;
+use axum::http::{HeaderValue, Request, Response, header};
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -30,6 +34,16 @@ pub struct Limits {
     pub shutdown_timeout: Duration,
 }
 
+/// How a node ends, seen from its listener.
+#[derive(Clone, Debug)]
+pub struct Ending {
+    /// Becomes true first: requests are answered as ever, and each connection ends with its next answer, so that
+    /// clients go elsewhere at a moment when nothing of theirs is under way.
+    pub draining: watch::Receiver<bool>,
+    /// Becomes true then: no new connections, and those that are left end.
+    pub closing: watch::Receiver<bool>,
+}
+
 /// How a stopping node ends its connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Phase {
@@ -40,26 +54,31 @@ enum Phase {
     Closed,
 }
 
-/// Serves connections until `draining` becomes true and the last one has ended or run out of time.
+/// Serves connections until `closing` becomes true and the last one has ended or run out of time.
 pub async fn serve(
     listener: TcpListener,
     edge: Arc<Edge>,
     metrics: Arc<HttpMetrics>,
     limits: Limits,
-    mut draining: watch::Receiver<bool>,
+    mut ending: Ending,
 ) {
     let slots = Arc::new(Semaphore::new(limits.connections_max));
     let phase = watch::Sender::new(Phase::Open);
     loop {
         let accepted = tokio::select! {
             biased;
-            _ = draining.wait_for(|draining| *draining) => break,
+            _ = ending.closing.wait_for(|closing| *closing) => break,
             accepted = accept(&listener, &slots) => accepted,
         };
         match accepted {
             Ok((stream, remote, slot)) => {
-                let connection =
-                    Connection { edge: Arc::clone(&edge), metrics: Arc::clone(&metrics), remote, limits };
+                let connection = Connection {
+                    edge: Arc::clone(&edge),
+                    metrics: Arc::clone(&metrics),
+                    remote,
+                    limits,
+                    draining: ending.draining.clone(),
+                };
                 tokio::spawn(connection.run(stream, slot, phase.subscribe()));
             }
             Err(error) => {
@@ -92,14 +111,23 @@ struct Connection {
     metrics: Arc<HttpMetrics>,
     remote: SocketAddr,
     limits: Limits,
+    draining: watch::Receiver<bool>,
 }
 
 impl Connection {
+    async fn answer(&self, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+        let mut response = self.edge.answer(request, self.remote).await?;
+        if *self.draining.borrow() {
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        Ok(response)
+    }
+
     async fn run(self, stream: TcpStream, slot: OwnedSemaphorePermit, mut phase: watch::Receiver<Phase>) {
         self.metrics.connections.inc();
         // Small answers must not wait for an acknowledgement of the last one.
         let _ = stream.set_nodelay(true);
-        let service = service_fn(|request| self.edge.answer(request, self.remote));
+        let service = service_fn(|request| self.answer(request));
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(self.limits.header_timeout)

@@ -6,5 +6,6 @@ mod formation;
 mod full_disk;
 mod quorum;
 mod replacement;
+mod rolling;
 mod support;
 mod workload;

@@ -98,6 +98,8 @@ impl Cluster {
                 "--node-ip",
                 &Ipv4Addr::LOCALHOST.to_string(),
             ])
+            // Nobody balances load here, and Ctrl-C shall be quick.
+            .env("OVNCP_DRAIN_DELAY", std::env::var_os("OVNCP_DRAIN_DELAY").unwrap_or_else(|| "0s".into()))
             .args(["--http-port", &node.http.to_string(), "--metrics-port", &node.metrics.to_string()])
             .args(["--peer-port", &node.peer.to_string(), "--peers", &layout.peers()])
             .arg("--data-dir")

@@ -106,6 +106,11 @@ impl Node {
         self.child.take().expect("a running node").wait().expect("wait for the terminated process")
     }
 
+    /// SIGTERM; does not wait.
+    pub(crate) fn begin_terminate(&self) {
+        self.signal(Signal::TERM);
+    }
+
     /// SIGSTOP: the process exists, its sockets accept, nothing answers.
     pub(crate) fn pause(&self) {
         self.signal(Signal::STOP);
