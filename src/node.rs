@@ -22,6 +22,7 @@ use crate::api::server::{self, Limits};
 use crate::api::{metrics, openapi};
 use crate::config::value::join_host_port;
 use crate::config::{Config, ConfigError};
+use crate::services::events::Events;
 use crate::services::locks::Locks;
 use crate::services::membership::Membership;
 use crate::services::registers::Registers;
@@ -117,6 +118,7 @@ impl Node {
         let app = Arc::new(App {
             node_name: name.clone(),
             locks: locks.clone(),
+            events: Events::new(core.clone(), self.config.server.connections_max),
             registers: Registers::new(core.clone()),
             membership: Membership::new(core),
             health: health.clone(),
@@ -132,6 +134,7 @@ impl Node {
         let limits = Limits {
             connections_max: self.config.server.connections_max,
             header_timeout: self.config.server.header_timeout,
+            write_timeout: self.config.server.write_timeout,
             shutdown_timeout: self.config.server.shutdown_timeout,
         };
         let ending = server::Ending { draining, closing };

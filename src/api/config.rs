@@ -26,6 +26,8 @@ section! {
         header_timeout: Duration = Duration::from_secs(75), env "OVNCP_HEADER_TIMEOUT";
         /// Time to send the body of a request.
         body_timeout: Duration = Duration::from_secs(10), env "OVNCP_BODY_TIMEOUT";
+        /// How long a client may take nothing of what it is sent before its connection is closed.
+        write_timeout: Duration = Duration::from_secs(30), env "OVNCP_WRITE_TIMEOUT";
         /// How long a write may take to be replicated before it is answered 504.
         propose_timeout: Duration = Duration::from_secs(5), env "OVNCP_PROPOSE_TIMEOUT";
         /// How long a read may wait for a leader to confirm it before it is answered 503.

@@ -201,6 +201,9 @@ impl From<ServiceError> for ApiError {
             ServiceError::Propose(error) => error.into(),
             ServiceError::Read(error) => read(error),
             ServiceError::Membership(error) => membership(error),
+            ServiceError::TooMany { limit, max } => {
+                Self::new(Code::LimitExceeded, error.to_string()).with("limit", limit).with("max", max)
+            }
             ServiceError::NotMember => Self::new(Code::NoLeader, error.to_string()),
             ServiceError::WaitUnknown => Self::new(Code::OutcomeUnknown, error.to_string()),
             ServiceError::UnexpectedReply { .. } => Self::new(Code::Internal, error.to_string()),

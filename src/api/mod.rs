@@ -8,13 +8,16 @@ pub mod cluster;
 pub mod config;
 pub mod edge;
 pub mod error;
+pub mod events;
 pub mod extract;
 pub mod health;
+mod impatient;
 pub mod kv;
 pub mod locks;
 pub mod metrics;
 pub mod openapi;
 pub mod server;
+pub mod sse;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,9 +30,11 @@ use serde::Serialize;
 use tokio::sync::watch;
 
 use crate::config::value::Secret;
+use crate::services::events::Events;
 use crate::services::locks::Locks;
 use crate::services::membership::Membership;
 use crate::services::registers::Registers;
+use error::{ApiError, Code};
 use health::Health;
 
 /// Index of the state that an answer was read from or written at.
@@ -43,6 +48,8 @@ pub struct App {
     pub locks: Locks,
     /// Registers.
     pub registers: Registers,
+    /// What happens.
+    pub events: Events,
     /// Nodes and the leader.
     pub membership: Membership,
     /// Probes.
@@ -53,6 +60,16 @@ pub struct App {
     pub body_timeout: Duration,
     /// Becomes true when this node begins to stop.
     pub draining: watch::Receiver<bool>,
+}
+
+impl App {
+    /// What would last longer than this node is begun elsewhere.
+    fn refuse_when_draining(&self) -> Result<(), ApiError> {
+        if *self.draining.borrow() {
+            return Err(ApiError::new(Code::Draining, "this node stops: ask another one"));
+        }
+        Ok(())
+    }
 }
 
 /// State of the router.

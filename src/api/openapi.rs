@@ -14,7 +14,7 @@ use utoipa_swagger_ui::SwaggerUi;
 
 use super::error::{ApiError, Code, PROBLEM_JSON};
 use super::extract::ConsistencyParam;
-use super::{Shared, cluster, health, kv, locks};
+use super::{Shared, cluster, events, health, kv, locks};
 
 /// An error of any route (RFC 9457), with further fields of the case.
 #[derive(ToSchema)]
@@ -57,6 +57,7 @@ fn described() -> OpenApiRouter<Shared> {
         .routes(routes!(cluster::node, cluster::remove))
         .routes(routes!(cluster::leader))
         .routes(routes!(cluster::transfer))
+        .routes(routes!(events::watch))
         .routes(routes!(locks::list))
         .routes(routes!(locks::acquire_many))
         .routes(routes!(locks::get, locks::force_release))

@@ -16,6 +16,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use super::edge::Edge;
+use super::impatient::Impatient;
 use crate::telemetry::metrics::HttpMetrics;
 
 /// Largest head of a request; also the read buffer of a connection.
@@ -30,6 +31,8 @@ pub struct Limits {
     pub connections_max: usize,
     /// Time for the head of a request, and for a kept-alive connection to idle.
     pub header_timeout: Duration,
+    /// Time for a client to take at least some of what it is sent.
+    pub write_timeout: Duration,
     /// Time for requests to finish once the node stops.
     pub shutdown_timeout: Duration,
 }
@@ -127,6 +130,7 @@ impl Connection {
         self.metrics.connections.inc();
         // Small answers must not wait for an acknowledgement of the last one.
         let _ = stream.set_nodelay(true);
+        let stream = Impatient::new(stream, self.limits.write_timeout);
         let service = service_fn(|request| self.answer(request));
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
@@ -141,7 +145,7 @@ impl Connection {
                 biased;
                 ended = connection.as_mut() => {
                     if let Err(error) = ended {
-                        tracing::debug!(remote = %self.remote, %error, "connection ended");
+                        self.log(&error);
                     }
                     break;
                 }
@@ -156,5 +160,13 @@ impl Connection {
         }
         self.metrics.connections.dec();
         drop(slot);
+    }
+
+    fn log(&self, error: &hyper::Error) {
+        if super::impatient::is_cause_of(error) {
+            tracing::info!(remote = %self.remote, "connection closed: the client takes nothing of what it is sent");
+        } else {
+            tracing::debug!(remote = %self.remote, %error, "connection ended");
+        }
     }
 }

@@ -144,6 +144,7 @@ fn server(config: &Config, report: &mut impl FnMut(&str, String)) {
     for (path, value) in [
         ("server.header_timeout", config.server.header_timeout),
         ("server.body_timeout", config.server.body_timeout),
+        ("server.write_timeout", config.server.write_timeout),
         ("server.propose_timeout", config.server.propose_timeout),
         ("server.read_timeout", config.server.read_timeout),
     ] {

@@ -21,6 +21,14 @@ pub enum ServiceError {
     /// This node belongs to no cluster yet.
     #[error("this node is not a member of a cluster yet")]
     NotMember,
+    /// This node serves as many of these as it may.
+    #[error("limit {limit} of {max} reached on this node: try another one")]
+    TooMany {
+        /// Name of the bound in snake case.
+        limit: &'static str,
+        /// Its value.
+        max: usize,
+    },
     /// The wait and its grace are over and this node learned of no outcome.
     #[error(
         "outcome unknown: the lock may have been granted or may still be; retry with the same idempotency key"

@@ -4,6 +4,7 @@
 //! state. It knows neither HTTP nor status codes; those belong to [`crate::api`].
 
 pub mod error;
+pub mod events;
 pub mod idempotency;
 pub mod locks;
 pub mod membership;

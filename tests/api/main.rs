@@ -5,6 +5,7 @@
 mod client;
 mod cluster;
 mod edge;
+mod events;
 mod kv;
 mod locks;
 mod openapi;

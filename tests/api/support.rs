@@ -86,27 +86,7 @@ impl TestNode {
     /// Three nodes of one cluster. Each group of nodes has loopback addresses of its own, so that peers can be
     /// named before they listen and no two tests ask for one port.
     pub(crate) async fn start_three() -> [Self; 3] {
-        let net = NETS_USED.fetch_add(1, Ordering::Relaxed);
-        let pid = std::process::id();
-        let host = |rank: u32| format!("127.{}.{}.{}", 32 + pid / 256 % 64, pid % 256, net * 8 + rank);
-        let peers: Vec<_> = (1..=3).map(|rank| format!("node-{rank}={}:7400", host(rank))).collect();
-        let peers = peers.join(",");
-        let mut nodes = Vec::new();
-        for rank in 1..=3 {
-            let (name, host) = (format!("node-{rank}"), host(rank));
-            let settings = [
-                ("cluster.node_id", name.as_str()),
-                ("cluster.peers", peers.as_str()),
-                ("cluster.node_ip", host.as_str()),
-                ("cluster.peer_port", "7400"),
-                ("server.listen", host.as_str()),
-            ];
-            nodes.push(Self::begin(&settings).await);
-        }
-        for node in &nodes {
-            tokio::time::timeout(START_PATIENCE, node.serving()).await.expect("three nodes form a cluster");
-        }
-        nodes.try_into().ok().expect("three were begun")
+        Net::unused().start_three(&[]).await
     }
 
     /// Waits until the node has caught up once and knows a leader.
@@ -179,6 +159,53 @@ impl Drop for TestNode {
     }
 }
 
+/// Loopback addresses of one cluster.
+pub(crate) struct Net(u32);
+
+impl Net {
+    pub(crate) fn unused() -> Self {
+        Self(NETS_USED.fetch_add(1, Ordering::Relaxed))
+    }
+
+    fn host(&self, rank: u32) -> String {
+        let pid = std::process::id();
+        format!("127.{}.{}.{}", 32 + pid / 256 % 64, pid % 256, self.0 * 8 + rank)
+    }
+
+    /// With further settings for all of them.
+    pub(crate) async fn start_three(&self, settings: &[(&str, &str)]) -> [TestNode; 3] {
+        let mut nodes = Vec::new();
+        for rank in 1..=3 {
+            nodes.push(self.begin(rank, settings).await);
+        }
+        for node in &nodes {
+            tokio::time::timeout(START_PATIENCE, node.serving()).await.expect("three nodes form a cluster");
+        }
+        nodes.try_into().ok().expect("three were begun")
+    }
+
+    /// A further node, which joins.
+    pub(crate) async fn join(&self, rank: u32, settings: &[(&str, &str)]) -> TestNode {
+        let node = self.begin(rank, settings).await;
+        tokio::time::timeout(START_PATIENCE, node.serving()).await.expect("the node joins");
+        node
+    }
+
+    async fn begin(&self, rank: u32, settings: &[(&str, &str)]) -> TestNode {
+        let peers: Vec<_> = (1..=3).map(|rank| format!("node-{rank}={}:7400", self.host(rank))).collect();
+        let (peers, name, host) = (peers.join(","), format!("node-{rank}"), self.host(rank));
+        let mut all = vec![
+            ("cluster.node_id", name.as_str()),
+            ("cluster.peers", peers.as_str()),
+            ("cluster.node_ip", host.as_str()),
+            ("cluster.peer_port", "7400"),
+            ("server.listen", host.as_str()),
+        ];
+        all.extend_from_slice(settings);
+        TestNode::begin(&all).await
+    }
+}
+
 /// A request being made.
 pub(crate) struct Call {
     node: String,
@@ -203,6 +230,21 @@ impl Call {
         self
     }
 
+    /// Sends it and reads its answer as events, as they come.
+    pub(crate) async fn stream(self) -> EventStream {
+        let response = self.request.send().await.unwrap();
+        let header = |name: &str| response.headers().get(name).map_or("", |value| value.to_str().unwrap());
+        assert_eq!(response.status(), StatusCode::OK, "{}", self.path);
+        assert_eq!(header("content-type"), "text/event-stream");
+        assert_eq!((header("cache-control"), header("x-accel-buffering")), ("no-cache", "no"));
+        assert_eq!(header("x-ovncp-node"), self.node);
+        assert!(header("x-ovncp-index").parse::<u64>().is_ok());
+        let mut stream = EventStream { response, text: String::new(), last_id: None };
+        let greeting = stream.block().await.expect("a stream says where it is at once");
+        assert!(greeting.starts_with("retry: ") && !greeting.contains("data:"), "{greeting}");
+        stream
+    }
+
     /// Sends it and checks what holds for every answer.
     pub(crate) async fn send(self) -> Answer {
         let response = self.request.send().await.unwrap();
@@ -212,6 +254,81 @@ impl Call {
         assert_eq!(answer.header("x-ovncp-node"), self.node);
         answer.check(&self.method, &self.path);
         answer
+    }
+}
+
+/// A stream of Server-Sent Events.
+pub(crate) struct EventStream {
+    response: reqwest::Response,
+    text: String,
+    /// Of the last block that had one: where to go on.
+    pub(crate) last_id: Option<u64>,
+}
+
+/// One event of a stream.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct StreamedEvent {
+    pub(crate) id: u64,
+    pub(crate) kind: String,
+    pub(crate) data: Value,
+}
+
+impl EventStream {
+    /// The next event; none when the stream has ended.
+    pub(crate) async fn next(&mut self) -> Option<StreamedEvent> {
+        let next = tokio::time::timeout(Duration::from_secs(60), async {
+            loop {
+                let block = self.block().await?;
+                let field =
+                    |name: &str| block.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+                let Some(data) = field("data:") else { continue };
+                let kind = field("event:").expect("every event has a type").to_owned();
+                let id = field("id:").expect("every event has an id").parse().unwrap_or_default();
+                return Some(StreamedEvent { id, kind, data: serde_json::from_str(data).unwrap() });
+            }
+        });
+        next.await.expect("an event or the end")
+    }
+
+    /// The next event, which must come.
+    pub(crate) async fn event(&mut self) -> StreamedEvent {
+        self.next().await.expect("the stream goes on")
+    }
+
+    /// Events up to and with the first that `is_last` holds for.
+    pub(crate) async fn until(&mut self, is_last: impl Fn(&StreamedEvent) -> bool) -> Vec<StreamedEvent> {
+        let mut events = Vec::new();
+        loop {
+            let event = self.event().await;
+            events.push(event);
+            if events.last().is_some_and(&is_last) {
+                return events;
+            }
+        }
+    }
+
+    /// Waits until the stream says that everything up to `id` is done, shown or not.
+    pub(crate) async fn passed(&mut self, id: u64) {
+        let passed = async {
+            while self.last_id < Some(id) {
+                self.block().await.expect("the stream goes on");
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), passed).await.expect("a sign of life");
+    }
+
+    async fn block(&mut self) -> Option<String> {
+        loop {
+            if let Some((block, rest)) = self.text.split_once("\n\n") {
+                let (block, rest) = (block.to_owned(), rest.to_owned());
+                self.text = rest;
+                let id = block.lines().find_map(|line| line.strip_prefix("id: "));
+                self.last_id = id.map(|id| id.parse().unwrap()).or(self.last_id);
+                return Some(block);
+            }
+            let chunk = self.response.chunk().await.expect("a stream ends in order")?;
+            self.text.push_str(std::str::from_utf8(&chunk).unwrap());
+        }
     }
 }
 

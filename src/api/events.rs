@@ -1,0 +1,376 @@
+//! Events of the cluster as a stream: identical and in the same order on every node.
+
+use axum::extract::State;
+use axum::response::Response;
+use bytes::Bytes;
+use ovncp_state::event::ReleaseCause;
+use ovncp_state::view::EventsReset;
+use ovncp_state::{EventKind, NodeId};
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+use super::Shared;
+use super::cluster::{Role, Status};
+use super::error::ApiError;
+use super::extract::Query;
+use super::locks::Mode;
+use super::sse::{self, LastEventId, Lens, Text};
+use crate::services::events::Kept;
+use crate::wall_clock;
+
+/// Every type that can be asked for, with the types it stands for.
+const TYPES: [(&str, &[Kind]); 8] = [
+    ("node_join", &[Kind::NodeJoin]),
+    ("node_leave", &[Kind::NodeLeave]),
+    ("node_update", &[Kind::NodeUpdate]),
+    ("node", &[Kind::NodeJoin, Kind::NodeLeave, Kind::NodeUpdate]),
+    ("leader_change", &[Kind::LeaderChange]),
+    ("lock_acquired", &[Kind::LockAcquired]),
+    ("lock_released", &[Kind::LockReleased]),
+    ("lock", &[Kind::LockAcquired, Kind::LockReleased]),
+];
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    NodeJoin,
+    NodeLeave,
+    NodeUpdate,
+    LeaderChange,
+    LockAcquired,
+    LockReleased,
+}
+
+impl Kind {
+    fn of(kind: &EventKind) -> Self {
+        match kind {
+            EventKind::NodeJoin { .. } => Self::NodeJoin,
+            EventKind::NodeLeave { .. } => Self::NodeLeave,
+            EventKind::NodeUpdate { .. } => Self::NodeUpdate,
+            EventKind::LeaderChange { .. } => Self::LeaderChange,
+            EventKind::LockAcquired { .. } => Self::LockAcquired,
+            EventKind::LockReleased { .. } => Self::LockReleased,
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::NodeJoin => "node_join",
+            Self::NodeLeave => "node_leave",
+            Self::NodeUpdate => "node_update",
+            Self::LeaderChange => "leader_change",
+            Self::LockAcquired => "lock_acquired",
+            Self::LockReleased => "lock_released",
+        }
+    }
+
+    fn bit(self) -> u32 {
+        1 << self as u32
+    }
+}
+
+/// Where to begin and what to show.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct EventsQuery {
+    /// Offset of the first event to send; left out: what happens from now on. `Last-Event-ID` wins over it.
+    pub since: Option<String>,
+    /// Comma-separated: `node_join`, `node_leave`, `node_update`, `leader_change`, `lock_acquired`,
+    /// `lock_released`; `node` and `lock` stand for all of theirs. All types when left out.
+    pub types: Option<String>,
+}
+
+/// `data:` of one block.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ClusterEvent {
+    /// Dense position, the same on every node; also the `id:` of the block.
+    pub offset: String,
+    /// When, in milliseconds of cluster time.
+    pub cluster_ms: u64,
+    /// About when, by the clock of the node that answers. The only field that differs between nodes.
+    pub time: String,
+    /// What happened.
+    #[serde(flatten)]
+    pub change: Change,
+}
+
+/// What can happen; `type` is also the `event:` of the block.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum Change {
+    /// A node became a member.
+    NodeJoin {
+        /// Its name.
+        node_id: String,
+        /// Its Raft id.
+        raft_id: String,
+        /// `voter` or `learner`.
+        role: Role,
+    },
+    /// A member left for good.
+    NodeLeave {
+        /// Its name.
+        node_id: String,
+        /// Its Raft id.
+        raft_id: String,
+        /// Why.
+        reason: String,
+    },
+    /// A member's status, role, address or version changed.
+    NodeUpdate {
+        /// Its name.
+        node_id: String,
+        /// Its Raft id.
+        raft_id: String,
+        /// Status after the change.
+        status: Status,
+        /// Role after the change.
+        role: Role,
+    },
+    /// A leader took office.
+    LeaderChange {
+        /// Its name.
+        leader_id: String,
+        /// Its Raft id.
+        raft_id: String,
+        /// Its term.
+        term: u64,
+    },
+    /// A lock was granted.
+    LockAcquired {
+        /// Every key of the grant.
+        keys: Vec<String>,
+        /// Exclusive or shared.
+        mode: Mode,
+        /// Who holds it.
+        owner: String,
+        /// Token of the grant.
+        fencing_token: String,
+        /// How long it was waited for.
+        waited_ms: u64,
+    },
+    /// A grant ended.
+    LockReleased {
+        /// Every key of the grant.
+        keys: Vec<String>,
+        /// Who held it.
+        owner: String,
+        /// Token of the grant.
+        fencing_token: String,
+        /// How it ended.
+        cause: Cause,
+        /// How long it was held.
+        held_ms: u64,
+        /// Given by the administrator who forced it.
+        #[serde(skip_serializing_if = "String::is_empty")]
+        reason: String,
+    },
+}
+
+/// `data:` of the block `reset`: events between what was asked for and `first` are no longer kept. Read anew what
+/// is followed here; the stream goes on with `first`.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Reset {
+    /// First offset that is kept.
+    pub first: String,
+    /// Offset that the next event will get.
+    pub next: String,
+}
+
+impl From<EventsReset> for Reset {
+    fn from(reset: EventsReset) -> Self {
+        Self { first: reset.first.to_string(), next: reset.next.to_string() }
+    }
+}
+
+/// How a grant ended.
+#[derive(Clone, Copy, Debug, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Cause {
+    /// Its holder gave it back.
+    Released,
+    /// Its lease ended.
+    Expired,
+    /// An administrator ended it.
+    Forced,
+    /// Its client went away before it learned of the grant.
+    Cancelled,
+}
+
+impl From<ReleaseCause> for Cause {
+    fn from(cause: ReleaseCause) -> Self {
+        match cause {
+            ReleaseCause::Released => Self::Released,
+            ReleaseCause::Expired => Self::Expired,
+            ReleaseCause::Forced => Self::Forced,
+            ReleaseCause::Cancelled => Self::Cancelled,
+        }
+    }
+}
+
+impl Change {
+    fn new(kind: &EventKind) -> Self {
+        let raft_id = |id: &NodeId| id.to_string();
+        match kind.clone() {
+            EventKind::NodeJoin { id, name, role } => {
+                Self::NodeJoin { node_id: name, raft_id: raft_id(&id), role: role.into() }
+            }
+            EventKind::NodeLeave { id, name, reason } => {
+                Self::NodeLeave { node_id: name, raft_id: raft_id(&id), reason }
+            }
+            EventKind::NodeUpdate { id, name, status, role } => Self::NodeUpdate {
+                node_id: name,
+                raft_id: raft_id(&id),
+                status: status.into(),
+                role: role.into(),
+            },
+            EventKind::LeaderChange { id, name, term } => {
+                Self::LeaderChange { leader_id: name, raft_id: raft_id(&id), term }
+            }
+            EventKind::LockAcquired { keys, mode, owner, token, waited } => Self::LockAcquired {
+                keys,
+                mode: mode.into(),
+                owner,
+                fencing_token: token.to_string(),
+                waited_ms: waited.0,
+            },
+            EventKind::LockReleased { keys, owner, token, cause, held, reason } => Self::LockReleased {
+                keys,
+                owner,
+                fencing_token: token.to_string(),
+                cause: cause.into(),
+                held_ms: held.0,
+                reason,
+            },
+        }
+    }
+}
+
+/// Shows events of some types.
+struct Filter {
+    kinds: u32,
+}
+
+impl Filter {
+    fn parse(types: Option<&str>) -> Result<Self, ApiError> {
+        let Some(types) = types else { return Ok(Self { kinds: u32::MAX }) };
+        let mut kinds = 0;
+        let mut unknown = Vec::new();
+        for name in types.split(',').map(str::trim) {
+            match TYPES.iter().find(|(known, _)| *known == name) {
+                Some((_, members)) => kinds |= members.iter().fold(0, |bits, kind| bits | kind.bit()),
+                None => unknown.push(name),
+            }
+        }
+        if unknown.is_empty() {
+            return Ok(Self { kinds });
+        }
+        let known: Vec<_> = TYPES.iter().map(|(name, _)| *name).collect();
+        let problem = format!("{} is no type of event; there are {}", unknown.join(", "), known.join(", "));
+        Err(ApiError::invalid("types", problem).with("unknown", unknown).with("known", known))
+    }
+}
+
+fn block(kind: Kind, kept: &Kept) -> Bytes {
+    let data = ClusterEvent {
+        offset: kept.event.offset.to_string(),
+        cluster_ms: kept.event.at.0,
+        time: wall_clock::utc(kept.event.at, kept.now),
+        change: Change::new(&kept.event.kind),
+    };
+    let mut text = Text::default();
+    text.block(Some(kept.event.offset), kind.name(), &data);
+    text.into_bytes()
+}
+
+impl Lens for Filter {
+    fn show(&mut self, kept: &Kept, out: &mut Text) {
+        let kind = Kind::of(&kept.event.kind);
+        if self.kinds & kind.bit() != 0 {
+            out.raw(kept.text.get_or_init(|| block(kind, kept)));
+        }
+    }
+
+    fn show_reset(&mut self, reset: EventsReset, out: &mut Text) {
+        out.block(sse::id_before(reset.first), "reset", &Reset::from(reset));
+    }
+}
+
+/// Watches what happens in the cluster, as Server-Sent Events.
+///
+/// Every node sends the same events with the same offsets in the same order, so a client may go on at another node.
+/// `id:` is the offset; a client that reconnects with `Last-Event-ID` misses nothing and sees nothing twice, as long
+/// as its place is kept (65,536 events, 32 MiB). Else, or when the offset was never given in this cluster, a block
+/// `reset` names the first kept offset and the stream goes on there. Without `since` and `Last-Event-ID` it begins
+/// with what happens after the answer began; the first block carries the id of the place. A silent stream shows a
+/// sign of life every 15 s, which moves the id past what `types` leaves out. The stream ends when the node stops.
+#[utoipa::path(get, path = "/api/v1/cluster/events", tag = "cluster", operation_id = "watch_events",
+    params(EventsQuery, ("Last-Event-ID" = Option<String>, Header, description = "`id` of the last block that was seen")),
+    responses((status = 200, body = ClusterEvent, content_type = "text/event-stream",
+        description = "A stream of blocks `id`, `event`, `data` (JSON); also `reset` with `first` and `next`.")))]
+pub async fn watch(
+    State(app): State<Shared>,
+    Query(query): Query<EventsQuery>,
+    last: LastEventId,
+) -> Result<Response, ApiError> {
+    let since = last.or_since(query.since.as_deref())?;
+    let filter = Filter::parse(query.types.as_deref())?;
+    app.refuse_when_draining()?;
+    let (watcher, index, ()) = app.events.watch(since, |_| ())?;
+    Ok(sse::response(watcher, index, Text::default(), filter, app.draining.clone()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::OnceLock;
+
+    use ovncp_state::{Event, EventOffset, Millis};
+
+    fn kept(offset: u64, kind: EventKind) -> Kept {
+        let event = Event { offset: EventOffset(offset), at: Millis(5), kind };
+        Kept { event, now: Millis(5), text: OnceLock::new() }
+    }
+
+    #[test]
+    fn every_kind_has_a_type_that_selects_it_alone() {
+        let kinds = [
+            Kind::NodeJoin,
+            Kind::NodeLeave,
+            Kind::NodeUpdate,
+            Kind::LeaderChange,
+            Kind::LockAcquired,
+            Kind::LockReleased,
+        ];
+        for kind in kinds {
+            assert_eq!(Filter::parse(Some(kind.name())).unwrap().kinds, kind.bit(), "{kind:?}");
+        }
+        let all = Filter::parse(Some("node,leader_change, lock")).unwrap().kinds;
+        assert_eq!(all, kinds.iter().fold(0, |bits, kind| bits | kind.bit()));
+        let problem = Filter::parse(Some("lock,Lock,,sessions")).err().unwrap();
+        assert_eq!(problem.fields["unknown"], serde_json::json!(["Lock", "", "sessions"]));
+    }
+
+    #[test]
+    fn a_block_is_one_event_whatever_the_texts_hold() {
+        let kind = EventKind::LockReleased {
+            keys: vec!["a\nevent: reset\ndata: {}\n\n".to_owned()],
+            owner: "o\r\n".to_owned(),
+            token: ovncp_state::FencingToken(7),
+            cause: ReleaseCause::Forced,
+            held: Millis(3),
+            reason: "because".to_owned(),
+        };
+        let mut text = Text::default();
+        Filter { kinds: u32::MAX }.show(&kept(12, kind), &mut text);
+        let bytes = text.into_bytes();
+        let text = std::str::from_utf8(&bytes).unwrap();
+        let lines: Vec<_> = text.split('\n').collect();
+        assert_eq!(lines.len(), 5, "{text}");
+        assert_eq!((lines[0], lines[1], lines[3], lines[4]), ("id: 12", "event: lock_released", "", ""));
+        let data: serde_json::Value = serde_json::from_str(lines[2].strip_prefix("data: ").unwrap()).unwrap();
+        assert_eq!((&data["type"], &data["cause"]), (&"lock_released".into(), &"forced".into()));
+        assert_eq!((&data["offset"], &data["fencing_token"]), (&"12".into(), &"7".into()));
+        assert_eq!(data["keys"][0], "a\nevent: reset\ndata: {}\n\n");
+    }
+}
