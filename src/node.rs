@@ -31,8 +31,8 @@ use crate::telemetry::metrics::Metrics;
 
 /// How long a stopping node takes waiters whose clients it has sent away out of their queues.
 const CANCELLATIONS_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long a stopping leader tries to hand its office over while it still serves.
-const HANDOVER_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long one try of a stopping leader may take to hand its office over while it still serves.
+const HANDOVER_TIMEOUT: Duration = Duration::from_secs(2);
 /// Pause before another try: no other voter was caught up, or none answered at that moment.
 const HANDOVER_PAUSE: Duration = Duration::from_millis(100);
 
@@ -145,7 +145,8 @@ impl Node {
         drain.send_replace(true);
         // Both while everything is still answered: a hand-over costs the others a few milliseconds, the death of
         // a leader an election.
-        tokio::join!(tokio::time::sleep(self.config.server.drain_delay), hand_over(&self.group));
+        let delay = self.config.server.drain_delay;
+        tokio::join!(tokio::time::sleep(delay), hand_over(&self.group, delay));
         close.send_replace(true);
         if let Err(error) = serving.await {
             tracing::error!(%error, "the HTTP listener ended badly");
@@ -159,18 +160,18 @@ impl Node {
     }
 }
 
-/// Has another node lead, if this one does and another one can.
-async fn hand_over(group: &Group) {
-    let deadline = Instant::now() + HANDOVER_TIMEOUT;
+/// Has another node lead, if this one does and another one can. Tries again for so long; the end of the group
+/// tries once more.
+async fn hand_over(group: &Group, patience: Duration) {
+    let begun = Instant::now();
     loop {
-        let (status, time) = (group.status(), deadline.saturating_duration_since(Instant::now()));
+        let status = group.status();
         if !status.is_leader || status.voters.len() < 2 {
             return;
         }
-        match group.transfer_leader(None, time).await {
+        match group.transfer_leader(None, HANDOVER_TIMEOUT).await {
             Ok(successor) => return tracing::info!(%successor, "leadership handed over"),
-            Err(error) if time <= HANDOVER_PAUSE => {
-                // The end of the group tries once more.
+            Err(error) if begun.elapsed() >= patience => {
                 return tracing::warn!(%error, "leadership is not handed over yet");
             }
             Err(_) => tokio::time::sleep(HANDOVER_PAUSE).await,

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::process::ExitCode;
 
+use ovncp::client::Error;
+
 /// Exit codes. They are part of the contract: never renumber.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Exit {
@@ -58,6 +60,46 @@ impl Failure {
         eprintln!("error: {self}");
         self.exit.into()
     }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Failure {
+        let code = error.code().unwrap_or_default().to_owned();
+        match error {
+            Error::Setup(words) => Failure::new(Exit::Usage, words).help(
+                "more than one endpoint: repeat --endpoint, or separate them by commas in OVNCP_ENDPOINTS",
+            ),
+            Error::Unreachable { endpoints } => unreachable(&endpoints),
+            Error::NoLeader(problem) => Failure::new(Exit::NoQuorum, problem.to_string())
+                .help("a majority of the voters must run: see `ovncp members`, then start the missing nodes"),
+            Error::Unknown { last, .. } => {
+                let exit = match code.as_str() {
+                    "no_leader" | "outcome_unknown" => Exit::NoQuorum,
+                    _ => Exit::Failure,
+                };
+                Failure::new(exit, format!("the outcome is unknown: no answer from {last}"))
+                    .help("it may have happened: read the state before trying again")
+            }
+            Error::Timeout { last } => Failure::new(Exit::Failure, format!("no answer from {last}")),
+            Error::Denied(problem) => Failure::new(Exit::Failure, problem.to_string())
+                .help("set OVNCP_ADMIN_TOKEN to the cluster's admin token"),
+            Error::Protocol(words) => {
+                Failure::new(Exit::Failure, words).help("is this endpoint an ovncp node?")
+            }
+            other => Failure::new(Exit::Failure, other.to_string()),
+        }
+    }
+}
+
+fn unreachable(endpoints: &[String]) -> Failure {
+    let message = match endpoints {
+        [one] => format!("cannot reach {one}"),
+        many => format!("cannot reach any of {} endpoints:\n  {}", many.len(), many.join("\n  ")),
+    };
+    Failure::new(Exit::Unreachable, message).help(
+        "start three nodes with `ovncp dev`, or name running ones with --endpoint URL (repeatable) \
+         or OVNCP_ENDPOINTS=URL,URL",
+    )
 }
 
 impl fmt::Display for Failure {

@@ -4,10 +4,9 @@ use std::io::{IsTerminal, Read, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use reqwest::{Method, StatusCode, header};
+use ovncp::client::{Call, Client, Consistency, Error};
 use serde_json::{Value, json};
 
-use super::client::{Answer, Call, Client};
 use super::failure::{Exit, Failure, Outcome};
 use super::output::{Format, table, text};
 
@@ -42,7 +41,7 @@ enum KvCommand {
         value: Option<String>,
         /// Only if this is its revision
         #[arg(long, value_name = "REVISION", conflicts_with = "if_absent")]
-        if_revision: Option<String>,
+        if_revision: Option<u64>,
         /// Only if there is none
         #[arg(long)]
         if_absent: bool,
@@ -56,7 +55,7 @@ enum KvCommand {
         key: String,
         /// Only if this is its revision
         #[arg(long, value_name = "REVISION")]
-        if_revision: Option<String>,
+        if_revision: Option<u64>,
     },
     /// List keys, revisions and sizes
     Ls {
@@ -69,29 +68,33 @@ enum KvCommand {
     },
 }
 
-fn path(key: &str) -> [&str; 5] {
-    ["api", "v1", "cluster", "kv", key]
-}
-
 pub(crate) async fn run(args: KvArgs, client: &Client, format: Format) -> Outcome {
     match args.command {
         KvCommand::Get { key, local } => get(client, &key, local, format).await?,
         KvCommand::Put { key, value, if_revision, if_absent, ttl } => {
             let value = value.map_or_else(read_stdin, |value| Ok(value.into_bytes()))?;
-            let mut call = Call::write(Method::PUT, path(&key)).body(value, "application/octet-stream");
+            let mut put = client.kv().put(&key, value);
             if let Some(ttl) = ttl {
-                call = call.query("ttl_ms", ttl.as_millis().to_string());
+                put = put.ttl(ttl);
             }
-            call = if_absent
-                .then_some("*")
-                .into_iter()
-                .fold(call, |call, any| call.header("if-none-match", any));
-            let call = if_match(call, if_revision);
-            report(&client.expect(&call).await?, &key, format)?;
+            if let Some(revision) = if_revision {
+                put = put.if_revision(revision);
+            }
+            if if_absent {
+                put = put.if_absent();
+            }
+            let revision = put.send().await.map_err(|error| conflict(error, &key))?.to_string();
+            format.print(&json!({"key": key, "revision": revision}), |_| format!("revision {revision}"))?;
         }
         KvCommand::Del { key, if_revision } => {
-            let call = if_match(Call::write(Method::DELETE, path(&key)), if_revision);
-            client.expect(&call).await?;
+            let mut delete = client.kv().delete(&key);
+            if let Some(revision) = if_revision {
+                delete = delete.if_revision(revision);
+            }
+            if !delete.send().await.map_err(|error| conflict(error, &key))? {
+                return Err(absent(&key));
+            }
+            format.print(&json!({"key": key, "deleted": true}), |_| "deleted".to_owned())?;
         }
         KvCommand::Ls { prefix, limit } => {
             let call = Call::get(["api", "v1", "cluster", "kv"]).query("prefix", prefix);
@@ -101,50 +104,37 @@ pub(crate) async fn run(args: KvArgs, client: &Client, format: Format) -> Outcom
     Ok(ExitCode::SUCCESS)
 }
 
-fn if_match(call: Call, revision: Option<String>) -> Call {
-    match revision {
-        Some(revision) => call.header("if-match", format!("\"{}\"", revision.trim_matches('"'))),
-        None => call,
-    }
+/// What to do about a lost race.
+fn conflict(error: Error, key: &str) -> Failure {
+    let current = match &error {
+        Error::RevisionMismatch { current, .. } => current.map(|revision| revision.to_string()),
+        _ => return error.into(),
+    };
+    let now = current.map_or_else(|| "it does not exist".to_owned(), |current| format!("it is at {current}"));
+    Failure::from(error).help(format!("`{key}` was changed meanwhile: {now}; read it and try again"))
 }
 
-fn revision(answer: &Answer) -> String {
-    let tag = answer.headers.get(header::ETAG).and_then(|tag| tag.to_str().ok());
-    tag.unwrap_or_default().trim_matches('"').to_owned()
+fn absent(key: &str) -> Failure {
+    Failure::new(Exit::Failure, format!("no value under `{key}`")).help("`ovncp kv ls` lists keys")
 }
 
 async fn get(client: &Client, key: &str, local: bool, format: Format) -> Result<(), Failure> {
-    let mut call = Call::get(path(key));
-    if local {
-        call = call.query("consistency", "local");
-    }
-    let answer = client.call(&call).await?;
-    if answer.status == StatusCode::NOT_FOUND {
-        return Err(
-            Failure::new(Exit::Failure, format!("no value under `{key}`")).help("`ovncp kv ls` lists keys")
-        );
-    }
-    if !answer.status.is_success() {
-        return Err(answer.failure());
-    }
+    let consistency = if local { Consistency::Local } else { Consistency::Linearizable };
+    let entry = client.kv().consistency(consistency).get(key).await?.ok_or_else(|| absent(key))?;
     if format == Format::Table {
         // The bytes as they are; a newline only where a person reads them.
         let mut out = std::io::stdout().lock();
         let newline: &[u8] = if out.is_terminal() { b"\n" } else { b"" };
         return out
-            .write_all(&answer.body)
+            .write_all(&entry.value)
             .and_then(|()| out.write_all(newline))
             .map_err(|e| Failure::io("write to stdout", &e));
     }
-    let value = String::from_utf8(answer.body.clone()).map_err(|_| {
+    let value = std::str::from_utf8(&entry.value).map_err(|_| {
         Failure::new(Exit::Failure, "the value is not text").help("leave out -o to get the bytes as they are")
     })?;
-    format.print(&json!({"key": key, "revision": revision(&answer), "value": value}), Value::to_string)
-}
-
-fn report(answer: &Answer, key: &str, format: Format) -> Result<(), Failure> {
-    let revision = revision(answer);
-    format.print(&json!({"key": key, "revision": revision}), |_| format!("revision {revision}"))
+    let view = json!({"key": key, "revision": entry.revision.to_string(), "value": value});
+    format.print(&view, Value::to_string)
 }
 
 fn list(view: &Value, format: Format) -> Result<(), Failure> {

@@ -1,29 +1,35 @@
 //! The command line. `serve` and `dev` run nodes; everything else is a client of the HTTP API.
 //!
 //! ```text
-//! client.rs   endpoints, fail-over, idempotency keys     dev/    three nodes on this machine
-//! failure.rs  exit codes and the words that go with them lock/   hold a lock around a command
-//! output.rs   table, JSON, YAML                          bench/  load, measured as a user would
+//! failure.rs  exit codes and the words that go with them dev/    three nodes on this machine
+//! output.rs   table, JSON, YAML                          lock/   hold a lock around a command
+//! man.rs      manual pages                               bench/  load, measured as a user would
 //! ```
 
 mod bench;
-mod client;
 mod cluster;
 mod config;
 mod dev;
 mod failure;
 mod kv;
 mod lock;
+mod man;
 mod output;
 mod serve;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
+use ovncp::client::Client;
 
-use self::client::Client;
 use self::failure::{Failure, Outcome};
 use self::output::Format;
+
+/// Where a node of `ovncp dev` or a lone node listens: what is asked when no endpoint is named.
+const ENDPOINT_DEFAULT: &str = "http://127.0.0.1:8080";
+/// How long commands go on when endpoints answer but cannot serve, or do not answer.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Highly available control platform for OVN: Raft coordination in one binary, no Redis, no etcd.
 #[derive(Debug, Parser)]
@@ -74,6 +80,7 @@ enum Command {
     Config(config::ConfigArgs),
     Bench(Box<bench::BenchArgs>),
     Completion(CompletionArgs),
+    Man(man::ManArgs),
     #[command(hide = true)]
     ExecUnder(lock::ExecUnderArgs),
 }
@@ -121,6 +128,7 @@ fn run(cli: Cli) -> Outcome {
             clap_complete::generate(args.shell, &mut command, "ovncp", &mut std::io::stdout());
             Ok(ExitCode::SUCCESS)
         }
+        Command::Man(args) => man::run(&args, <Cli as clap::CommandFactory>::command(), format),
         Command::ExecUnder(args) => lock::exec_under(&args),
     }
 }
@@ -139,13 +147,21 @@ impl Endpoints {
     }
 
     fn client(self) -> Result<Client, Failure> {
-        let mut named = self.named();
-        if named.is_empty() {
-            named.push(client::ENDPOINT_DEFAULT.to_owned());
+        let mut builder = Client::builder()
+            .endpoints(self.named())
+            .deadline(PATIENCE)
+            .try_timeout(PATIENCE)
+            .fail_fast(true);
+        if let Some(token) = std::env::var("OVNCP_ADMIN_TOKEN").ok().filter(|token| !token.is_empty()) {
+            builder = builder.token(token);
         }
-        let token = std::env::var("OVNCP_ADMIN_TOKEN").ok().filter(|token| !token.is_empty());
-        Client::new(&named, token)
+        Ok(builder.build()?)
     }
+}
+
+/// 128 random bits as hexadecimal digits.
+fn random_id() -> String {
+    format!("{:032x}", rand::random::<u128>())
 }
 
 #[cfg(test)]

@@ -35,6 +35,8 @@ pub enum Error {
         idempotency_key: Option<String>,
         /// What the last try met.
         last: String,
+        /// The last answer, if there was one.
+        problem: Option<Box<Problem>>,
     },
     /// Fewer than a majority of the voters can be reached.
     #[error("{0}")]
@@ -253,11 +255,8 @@ impl Error {
             | Self::Denied(problem)
             | Self::Invalid(problem)
             | Self::Refused(problem) => Some(problem),
-            Self::Setup(_)
-            | Self::Unreachable { .. }
-            | Self::Timeout { .. }
-            | Self::Unknown { .. }
-            | Self::Protocol(_) => None,
+            Self::Unknown { problem, .. } => problem.as_deref(),
+            Self::Setup(_) | Self::Unreachable { .. } | Self::Timeout { .. } | Self::Protocol(_) => None,
         }
     }
 

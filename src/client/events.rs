@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::exchange::root_cause;
+use super::exchange::{asked_pause, root_cause};
 use super::rotation::Rotation;
 use super::sse::{Frame, Parser};
 use super::{Call, Client, Error, Problem};
@@ -43,7 +43,7 @@ pub struct Event {
 #[derive(Debug)]
 pub struct Events {
     request: EventsRequest,
-    /// Offset of the last event that was handed out, or that the stream was asked to begin after.
+    /// Where the next stream goes on.
     last: Option<String>,
     open: Option<Open>,
     ready: VecDeque<Frame>,
@@ -71,7 +71,7 @@ impl Client {
 }
 
 impl EventsRequest {
-    /// Those after this offset.
+    /// Those from this offset on.
     pub fn since(mut self, offset: u64) -> Self {
         self.since = Some(offset);
         self
@@ -114,9 +114,6 @@ impl Events {
     pub async fn next(&mut self) -> Result<Event, Error> {
         loop {
             if let Some(frame) = self.ready.pop_front() {
-                if frame.id.is_some() {
-                    self.last.clone_from(&frame.id);
-                }
                 return event(frame);
             }
             let Some(open) = &mut self.open else {
@@ -135,6 +132,8 @@ impl Events {
             }
             if failed {
                 let position = open.position;
+                // What came before it is in `ready`, which is handed out before anybody is asked again.
+                self.last = open.parser.last_id().map(str::to_owned);
                 self.open = None;
                 self.rotation().failed(position, None, rand::random(), Instant::now());
             }
@@ -164,13 +163,16 @@ impl Events {
             tokio::time::sleep_until(at.into()).await;
             let endpoint = &self.request.client.inner.endpoints[position];
             let request = self.request.client.request(&call, endpoint)?;
+            let mut retry_after = None;
             let refused = match tokio::time::timeout(OPEN_TIME, request.send()).await {
                 Ok(Ok(response)) if response.status().is_success() => {
-                    return Ok(Open { response, parser: Parser::default(), position });
+                    return Ok(Open { response, parser: Parser::after(self.last.clone()), position });
                 }
                 Ok(Ok(response)) => {
+                    retry_after = asked_pause(response.headers());
                     let problem = refusal(response).await;
-                    if !problem.is_transient() {
+                    // Watchers are limited by each node for itself.
+                    if !problem.is_transient() && problem.status != 429 {
                         return Err(problem.into());
                     }
                     problem.into()
@@ -185,7 +187,7 @@ impl Events {
                 Err(_) => Error::Timeout { last: endpoint.to_string() },
             };
             last = refused;
-            self.rotation().failed(position, None, rand::random(), Instant::now());
+            self.rotation().failed(position, retry_after, rand::random(), Instant::now());
             let fail_fast = self.request.client.inner.fail_fast;
             if fail_fast && self.rotation().all_failed() && matches!(last, Error::Unreachable { .. }) {
                 return Err(last);

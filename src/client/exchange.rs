@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use reqwest::Url;
-use reqwest::header::RETRY_AFTER;
+use reqwest::header::{HeaderMap, RETRY_AFTER};
 use serde::de::DeserializeOwned;
 
 use super::call::{Answer, Call};
@@ -126,8 +126,7 @@ impl Client {
         if !problem.is_transient() {
             return Tried::Refused(problem);
         }
-        let retry_after = headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
-        Tried::NotNow { problem, retry_after: retry_after.map(Duration::from_secs) }
+        Tried::NotNow { problem, retry_after: asked_pause(&headers) }
     }
 
     /// The request as one endpoint gets it.
@@ -143,6 +142,11 @@ impl Client {
         }
         Ok(request)
     }
+}
+
+/// `Retry-After`, in seconds; nodes send no dates.
+pub(super) fn asked_pause(headers: &HeaderMap) -> Option<Duration> {
+    headers.get(RETRY_AFTER)?.to_str().ok()?.parse().ok().map(Duration::from_secs)
 }
 
 /// The body, if it is not larger than anything that a node sends.
@@ -187,7 +191,11 @@ impl Report {
 
     fn end(self, call: &Call) -> Error {
         if self.ambiguous {
-            return Error::Unknown { idempotency_key: call.idempotency_key.clone(), last: self.last };
+            return Error::Unknown {
+                idempotency_key: call.idempotency_key.clone(),
+                last: self.last,
+                problem: self.problem.map(Box::new),
+            };
         }
         match self.problem {
             Some(problem) => problem.into(),

@@ -11,7 +11,7 @@ pub(super) struct Frame {
     /// Empty when the stream did not name one.
     pub(super) kind: String,
     pub(super) data: String,
-    /// The last id that the stream gave, with this event or an earlier one.
+    /// The last id that was given, with this event or an earlier one.
     pub(super) id: Option<String>,
 }
 
@@ -23,7 +23,9 @@ pub(super) struct Parser {
     after_cr: bool,
     kind: String,
     data: Option<String>,
-    id: Option<String>,
+    /// Of the block that is being read; counts with its end.
+    block_id: Option<String>,
+    last_id: Option<String>,
 }
 
 /// The stream is none of ours.
@@ -31,6 +33,16 @@ pub(super) struct Parser {
 pub(super) struct TooLarge;
 
 impl Parser {
+    /// A stream that goes on after an event of an earlier one.
+    pub(super) fn after(last_id: Option<String>) -> Self {
+        Self { last_id, ..Self::default() }
+    }
+
+    /// Where another stream has to go on. Every event before it has come out.
+    pub(super) fn last_id(&self) -> Option<&str> {
+        self.last_id.as_deref()
+    }
+
     /// Takes the next bytes and adds what they complete to `frames`.
     pub(super) fn feed(&mut self, bytes: &[u8], frames: &mut impl Extend<Frame>) -> Result<(), TooLarge> {
         for byte in bytes {
@@ -60,7 +72,7 @@ impl Parser {
         let value = value.strip_prefix(' ').unwrap_or(value);
         match field {
             "event" => value.clone_into(&mut self.kind),
-            "id" if !value.contains('\0') => self.id = Some(value.to_owned()),
+            "id" if !value.contains('\0') => self.block_id = Some(value.to_owned()),
             "data" => {
                 let data = self.data.get_or_insert_default();
                 if data.len() + value.len() >= EVENT_BYTES_MAX {
@@ -77,11 +89,15 @@ impl Parser {
         Ok(None)
     }
 
-    /// An event without data is none.
+    /// The end of a block. Without data it is no event, but its id counts all the same; an empty one says that
+    /// there is none.
     fn dispatch(&mut self) -> Option<Frame> {
+        if let Some(id) = self.block_id.take() {
+            self.last_id = Some(id).filter(|id| !id.is_empty());
+        }
         let kind = std::mem::take(&mut self.kind);
         let data = self.data.take()?;
-        Some(Frame { kind, data, id: self.id.clone() })
+        Some(Frame { kind, data, id: self.last_id.clone() })
     }
 }
 
@@ -119,6 +135,18 @@ mod tests {
         assert_eq!(frames(&[b"event: a\nid: 1\n\n"]), []);
         assert_eq!(frames(&[b"data: half"]), []);
         assert_eq!(frames(&[b"event: a\n\ndata: b\n\n"]), [frame("", "b", None)], "a name does not linger");
+    }
+
+    #[test]
+    fn ids_count_with_the_end_of_their_block() {
+        let mut parser = Parser::after(Some("3".to_owned()));
+        let mut frames = Vec::new();
+        parser.feed(b"data: a\n\nid: 7\n", &mut frames).unwrap();
+        assert_eq!((frames[0].id.as_deref(), parser.last_id()), (Some("3"), Some("3")));
+        parser.feed(b"\n", &mut frames).unwrap();
+        assert_eq!((frames.len(), parser.last_id()), (1, Some("7")), "a block without data moves the id");
+        parser.feed(b"id:\ndata: b\n\n", &mut frames).unwrap();
+        assert_eq!((&frames[1].id, parser.last_id()), (&None, None), "forgotten");
     }
 
     #[test]

@@ -15,7 +15,7 @@ fn every_command_has_help_with_an_example() {
     let all = run(ovncp(["--help"]));
     assert_eq!(all.code, Some(0));
     let commands =
-        ["serve", "dev", "status", "members", "locks", "lock", "kv", "config", "bench", "completion"];
+        ["serve", "dev", "status", "members", "locks", "lock", "kv", "config", "bench", "completion", "man"];
     for command in commands {
         assert!(all.out.contains(&format!("\n  {command} ")), "{command} is listed in {}", all.out);
         let help = run(ovncp([command, "--help"]));
@@ -130,4 +130,78 @@ fn completion_knows_the_commands() {
     let done = run(ovncp(["completion", "bash"]));
     assert_eq!(done.code, Some(0));
     assert!(done.out.contains("transfer-leader"));
+}
+
+/// The commands that `--help` lists, at any depth.
+fn commands(path: &[&str]) -> Vec<String> {
+    let help = run(ovncp(path.iter().copied().chain(["--help"]))).out;
+    let list =
+        help.split("\nCommands:\n").nth(1).and_then(|rest| rest.split("\n\n").next()).unwrap_or_default();
+    let names = list.lines().filter(|line| line.starts_with("  ") && !line.starts_with("   "));
+    let names: Vec<_> = names.filter_map(|line| line.split_whitespace().next()).collect();
+    let mut all = Vec::new();
+    for name in names.into_iter().filter(|name| *name != "help") {
+        let path: Vec<_> = path.iter().copied().chain([name]).collect();
+        all.push(path.join("-"));
+        all.extend(commands(&path));
+    }
+    all
+}
+
+#[test]
+fn every_command_has_a_manual_page() {
+    let dir = tempfile::tempdir().unwrap();
+    let place = dir.path().join("man1");
+    let done = run(ovncp(["man", place.to_str().unwrap(), "-o", "yaml"]));
+    assert_eq!(done.code, Some(0), "{done:?}");
+    let written: Value = serde_saphyr::from_str(&done.out).unwrap();
+    let commands = commands(&[]);
+    assert!(commands.len() > 12 && commands.contains(&"kv-put".to_owned()), "{commands:?}");
+    for command in commands {
+        let page = format!("ovncp-{command}.1");
+        let text =
+            std::fs::read_to_string(place.join(&page)).unwrap_or_else(|_| panic!("{page} in {written}"));
+        assert!(text.contains(".SH SYNOPSIS") && text.contains(".SH NAME"), "{page}");
+        assert!(written["pages"].as_array().unwrap().contains(&json!(page)));
+    }
+    assert!(!place.join("ovncp-exec-under.1").exists(), "internal commands have none");
+}
+
+#[test]
+fn members_show_health_and_how_many_may_fail() {
+    let leader = std::sync::Arc::new(std::sync::OnceLock::new());
+    let view = |own: &str, port: u16, lag: Value| {
+        let node = |id: &str, leads: bool, status: &str| {
+            json!({"id": id, "role": "voter", "is_leader": leads, "status": status, "ip": "127.0.0.1",
+                "port": if leads { port } else { 1 }, "lag": lag, "status_since": "2026-01-02T03:04:05.678Z"})
+        };
+        let nodes = [
+            node("node-1", true, "active"),
+            node("node-2", false, "active"),
+            node("node-3", false, "suspect"),
+        ];
+        json!({"nodes": nodes, "self": own})
+    };
+    // The follower does not know the lag of the others; the leader does, and is asked where it says it is.
+    let port = leader.clone();
+    let knowing = Fake::start(move |_| Answer::Json(200, view("node-1", *port.get().unwrap(), json!(7))));
+    leader.set(knowing.addr.port()).unwrap();
+    let port = leader.clone();
+    let asked = Fake::start(move |_| Answer::Json(200, view("node-2", *port.get().unwrap(), Value::Null)));
+    let done = run(ovncp(["members", "--endpoint", &asked.url()]));
+    assert_eq!(done.code, Some(0), "{done:?}");
+    let row = done.out.lines().find(|line| line.starts_with("node-3")).unwrap();
+    assert_eq!(
+        row.split_whitespace().collect::<Vec<_>>()[1..5],
+        ["voter", "suspect", "2026-01-02T03:04:05Z", "7"],
+        "{}",
+        done.out
+    );
+    assert!(done.out.contains("fault tolerance: 0 (2 of 3 voters healthy, 2 needed)"), "{}", done.out);
+    let done = run(ovncp(["members", "--active", "-o", "json", "--endpoint", &asked.url()]));
+    let view: Value = serde_json::from_str(&done.out).unwrap();
+    assert_eq!(
+        (view["nodes"].as_array().unwrap().len(), &view["autopilot"]["fault_tolerance"]),
+        (2, &json!(0))
+    );
 }

@@ -28,9 +28,12 @@ pub(crate) struct Seen {
     pub(crate) at: Instant,
 }
 
+/// The answer to a verb (the last segment of the path, with the query) and a body.
+type Rule = dyn Fn(&str, &Value) -> Answer + Send + Sync;
+
 #[derive(Clone)]
 struct Shared {
-    answers: Arc<dyn Fn(&str) -> Answer + Send + Sync>,
+    answers: Arc<Rule>,
     seen: Arc<Mutex<Vec<Seen>>>,
 }
 
@@ -43,6 +46,11 @@ pub(crate) struct Fake {
 impl Fake {
     /// `answers` gets the last segment of the path, with the query.
     pub(crate) fn start(answers: impl Fn(&str) -> Answer + Send + Sync + 'static) -> Fake {
+        Fake::start_with(move |verb, _| answers(verb))
+    }
+
+    /// With the body too.
+    pub(crate) fn start_with(answers: impl Fn(&str, &Value) -> Answer + Send + Sync + 'static) -> Fake {
         let shared = Shared { answers: Arc::new(answers), seen: Arc::default() };
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let addr = listener.local_addr().unwrap();
@@ -60,7 +68,7 @@ impl Fake {
 
     /// Grants at once, renews and releases.
     pub(crate) fn granting() -> Fake {
-        Fake::start(grant)
+        Fake::start_with(grant)
     }
 
     pub(crate) fn url(&self) -> String {
@@ -75,10 +83,9 @@ impl Fake {
 }
 
 /// What a node answers that lets the lock be held.
-pub(crate) fn grant(verb: &str) -> Answer {
+pub(crate) fn grant(verb: &str, body: &Value) -> Answer {
     match verb {
-        "acquire" => Answer::Json(200, json!({"fencing_token": "42", "ttl_ms": 1_000, "waited_ms": 0})),
-        "renew" => Answer::Json(200, json!({"fencing_token": "42", "ttl_ms": 1_000})),
+        "acquire" | "renew" => Answer::Json(200, json!({"fencing_token": "42", "ttl_ms": body["ttl_ms"]})),
         _ => Answer::Json(204, Value::Null),
     }
 }
@@ -89,9 +96,9 @@ async fn answer(State(shared): State<Shared>, request: Request) -> Response {
     let key = request.headers().get("idempotency-key").map(|v| v.to_str().unwrap().to_owned());
     let at = Instant::now();
     let body: Bytes = axum::body::to_bytes(request.into_body(), 1 << 20).await.unwrap();
-    let body = serde_json::from_slice(&body).unwrap_or_default();
-    shared.seen.lock().unwrap().push(Seen { path, key, body, at });
-    match (shared.answers)(&verb) {
+    let body: Value = serde_json::from_slice(&body).unwrap_or_default();
+    shared.seen.lock().unwrap().push(Seen { path, key, body: body.clone(), at });
+    match (shared.answers)(&verb, &body) {
         Answer::Json(204, _) => StatusCode::NO_CONTENT.into_response(),
         Answer::Json(status, body) => (StatusCode::from_u16(status).unwrap(), Json(body)).into_response(),
         Answer::Silence => {

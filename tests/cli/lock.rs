@@ -8,8 +8,12 @@ use serde_json::json;
 use crate::fake::{Answer, Fake, grant};
 use crate::support::{Running, is_alive, ovncp, run, signal, until};
 
+/// Long against any delay of a busy machine: a lock that shall be kept is, and one that is lost leaves seconds
+/// between its end and that of the command.
+const TTL: Duration = Duration::from_secs(10);
+
 fn lock<'a>(fake: &'a str, command: &[&'a str]) -> std::process::Command {
-    let args = ["lock", "switch:a/b", "--ttl", "1s", "--endpoint", fake, "--"];
+    let args = ["lock", "switch:a/b", "--ttl", "10s", "--endpoint", fake, "--"];
     ovncp(args.into_iter().chain(command.iter().copied()))
 }
 
@@ -21,7 +25,7 @@ fn command_sees_token_and_key_and_its_exit_code_is_the_result() {
 
     let (acquire, release) = (fake.seen("/acquire"), fake.seen("/release"));
     assert_eq!((acquire.len(), release.len()), (1, 1), "acquired and released once");
-    assert_eq!(acquire[0].path, "/api/v1/cluster/locks/switch:a%2Fb/acquire");
+    assert_eq!(acquire[0].path, "/api/v1/cluster/locks/switch%3Aa%2Fb/acquire");
     assert_eq!(acquire[0].body["secret"], release[0].body["secret"]);
     assert!(acquire[0].body["secret"].as_str().unwrap().len() >= 32, "at least 128 bits");
 }
@@ -40,7 +44,7 @@ fn lock_is_renewed_while_the_command_runs() {
     let mut running =
         Running::start(lock(&fake.url(), &["sh", "-c", "echo up; read line < /dev/null; sleep 600"]));
     running.line(&["up"]);
-    let renewals = until("five renewals", || Some(fake.seen("/renew")).filter(|seen| seen.len() >= 5));
+    let renewals = until("two renewals", || Some(fake.seen("/renew")).filter(|seen| seen.len() >= 2));
     // A renewal that repeats an older one's answer would prove a lease that is not there.
     assert!(renewals.iter().all(|seen| seen.key.is_none()), "{renewals:?}");
     signal(running.pid(), Signal::TERM);
@@ -50,9 +54,9 @@ fn lock_is_renewed_while_the_command_runs() {
 
 #[test]
 fn group_ends_when_the_lock_is_taken_away() {
-    let fake = Fake::start(|verb| match verb {
+    let fake = Fake::start_with(|verb, body| match verb {
         "renew" => Answer::Json(409, json!({"code": "not_holder", "detail": "released by an administrator"})),
-        _ => grant(verb),
+        _ => grant(verb, body),
     });
     // `run` returns only when nobody holds the pipe any more: the grandchild, which ignores SIGTERM, included.
     let done = run(lock(&fake.url(), &["sh", "-c", "(trap '' TERM; sleep 600) & echo up; wait"]));
@@ -62,7 +66,10 @@ fn group_ends_when_the_lock_is_taken_away() {
 
 #[test]
 fn group_ends_before_the_ttl_when_nobody_answers() {
-    let fake = Fake::start(|verb| if verb == "acquire" { grant(verb) } else { Answer::Silence });
+    let fake = Fake::start_with(|verb, body| match verb {
+        "acquire" => grant(verb, body),
+        _ => Answer::Silence,
+    });
     // Each line shows that the command still ran; the last one is the one that counts.
     let ticking = "trap '' TERM; while :; do date +%s%N; sleep 0.02; done";
     let begun = std::time::SystemTime::UNIX_EPOCH;
@@ -70,16 +77,15 @@ fn group_ends_before_the_ttl_when_nobody_answers() {
     assert_eq!(done.code, Some(6), "{done:?}");
     let nanos: Vec<u64> = done.out.lines().map(|line| line.parse().unwrap()).collect();
     let (first, last) = (nanos[0], nanos[nanos.len() - 1]);
-    // The TTL of one second began when the acquire was sent, which was before the first line.
-    assert!(
-        begun + Duration::from_nanos(last) < begun + Duration::from_nanos(first) + Duration::from_secs(1)
-    );
+    // The TTL began when the acquire was sent, which was before the first line.
+    assert!(begun + Duration::from_nanos(last) < begun + Duration::from_nanos(first) + TTL);
     assert!(!fake.seen("/renew").is_empty(), "it was tried");
 }
 
 #[test]
 fn lock_that_others_hold_ends_with_5() {
-    let held = json!({"code": "lock_held", "detail": "held", "holder": {"owner": "somebody"}});
+    let held = json!({"code": "lock_held", "detail": "held",
+        "holder": {"owner": "somebody", "fencing_token": "1", "ttl_ms": 1_000}});
     let fake = Fake::start(move |_| Answer::Json(409, held.clone()));
     let done = run(ovncp(["lock", "k", "--wait", "0s", "--endpoint", &fake.url(), "--", "echo", "no"]));
     assert_eq!((done.code, done.out.as_str()), (Some(5), ""), "{done:?}");
@@ -101,15 +107,14 @@ fn acquire_fails_over_with_the_same_request() {
 
 #[test]
 fn grant_after_a_long_wait_is_renewed_before_anything_runs() {
-    let fake = Fake::start(|verb| match verb {
-        "acquire" => {
-            // Longer than the TTL of one second: the sending time of the acquire proves nothing any more.
-            std::thread::sleep(Duration::from_millis(1_200));
-            grant(verb)
+    let fake = Fake::start_with(|verb, body| {
+        if verb == "acquire" {
+            // Longer than the TTL: the sending time of the acquire proves nothing any more.
+            std::thread::sleep(Duration::from_millis(5_100));
         }
-        _ => grant(verb),
+        grant(verb, body)
     });
-    let done = run(lock(&fake.url(), &["true"]));
+    let done = run(ovncp(["lock", "k", "--ttl", "5s", "--endpoint", &fake.url(), "--", "true"]));
     assert_eq!(done.code, Some(0), "{done:?}");
     assert!(!fake.seen("/renew").is_empty());
 }

@@ -11,8 +11,8 @@ use super::report::Rate;
 use super::target::Target;
 use super::wire::{Connection, request};
 use super::{BenchArgs, Scenario};
-use crate::cli::client::random_id;
 use crate::cli::failure::{Exit, Failure};
+use crate::cli::random_id;
 
 /// What is written: as in the figures that others publish.
 pub(super) const VALUE_BYTES: usize = 256;

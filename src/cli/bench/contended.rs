@@ -10,8 +10,8 @@ use super::BenchArgs;
 use super::closed_loop::{RECONNECT_PAUSE, Window, histogram, progress, record, token};
 use super::report::Contention;
 use super::wire::{Connection, request};
-use crate::cli::client::random_id;
 use crate::cli::failure::{Exit, Failure};
+use crate::cli::random_id;
 
 const WAIT_MS: u64 = 30_000;
 

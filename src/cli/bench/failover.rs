@@ -18,8 +18,8 @@ use super::report::Failover;
 use super::target::Target;
 use super::wire::Connection;
 use super::{BenchArgs, Scenario};
-use crate::cli::client::random_id;
 use crate::cli::failure::{Exit, Failure};
+use crate::cli::random_id;
 
 /// One write, before its client tries another node.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(1);

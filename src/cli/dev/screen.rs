@@ -77,7 +77,7 @@ impl Screen {
         ));
         print_line(&format!("\n{}", self.paint("1", "Look around:")));
         let first = cluster.layout.nodes.first().map(|node| node.url()).unwrap_or_default();
-        let endpoints = if first == crate::cli::client::ENDPOINT_DEFAULT {
+        let endpoints = if first == crate::cli::ENDPOINT_DEFAULT {
             String::new()
         } else {
             format!(" --endpoint {first}")

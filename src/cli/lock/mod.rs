@@ -1,29 +1,24 @@
 //! `lock` runs a command while holding a lock; `locks` lists them.
 //!
-//! The promise of `ovncp lock KEY -- CMD`: the command runs only while the lock is certainly held. Certainty
-//! comes from our own clock: a lease that was acknowledged is good for its TTL from the moment its request was
-//! *sent*. When that time runs out without a newer acknowledgement, the command's whole process group is ended
-//! before the TTL is (`lease.rs`), whatever the reason: a partition, a slow node, a forced release.
+//! The promise of `ovncp lock KEY -- CMD`: the command runs only while the lock is certainly held, which the
+//! library's guard judges by our own clock. When it is not certain any more, the command's whole process group is
+//! ended before the lease is, whatever the reason: a partition, a slow node, a forced release.
 //!
 //! CAVEATS. A command that leaves its process group, or a SIGSTOP of this process, escapes that. For those there
 //! is the fencing token: pass `OVNCP_FENCING_TOKEN` to what the command writes to.
 
-mod acquire;
 mod group;
-mod lease;
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use ovncp::client::{Call, Client, Error, Guard, Holder, Lease, Lost, Mode};
 use serde_json::Value;
 use tokio::signal::unix::{Signal as Listener, SignalKind, signal};
 
 pub(super) use self::group::{ExecUnderArgs, exec_under};
 
-use self::acquire::{Held, Renewal};
 use self::group::Group;
-use self::lease::Lease;
-use super::client::{Call, Client};
 use super::failure::{Exit, Failure, Outcome};
 use super::output::{Format, duration, table, text};
 
@@ -41,19 +36,19 @@ Ends with 5 when the lock was not acquired in time, and with 6 when it was lost:
 ended before the lock could go to somebody else.")]
 pub(crate) struct LockArgs {
     /// What to lock
-    pub(super) key: String,
+    key: String,
     /// How long the lock outlives this process when it cannot release it; renewed at a third of it
     #[arg(long, default_value = "30s", value_parser = humantime::parse_duration)]
-    pub(super) ttl: Duration,
+    ttl: Duration,
     /// How long to wait for the lock; 0s tries once
     #[arg(long, default_value = "30s", value_parser = humantime::parse_duration)]
-    pub(super) wait: Duration,
+    wait: Duration,
     /// Share it with other shared holders
     #[arg(long)]
-    pub(super) shared: bool,
+    shared: bool,
     /// Who holds it, as others see it [default: USER@HOST:PID]
     #[arg(long)]
-    pub(super) owner: Option<String>,
+    owner: Option<String>,
     /// Say nothing but errors
     #[arg(short, long)]
     quiet: bool,
@@ -79,33 +74,44 @@ pub(crate) struct LocksArgs {
 
 /// How long the command may go on after the lock is known to be lost.
 const GRACE_AFTER_LOSS: Duration = Duration::from_secs(1);
+/// Of the lease, so much is left when SIGKILL ends what SIGTERM did not: a share, and at most this.
+const KILL_MARGIN_SHARE: u32 = 10;
+const KILL_MARGIN_MAX: Duration = Duration::from_secs(1);
+/// To give the lock back at the end; its TTL does it otherwise.
+const RELEASE_PATIENCE: Duration = Duration::from_secs(3);
 
 pub(crate) async fn hold(args: LockArgs, client: Client) -> Outcome {
     let mut signals = Signals::new()?;
+    let request = client
+        .lock(args.key.clone())
+        .owner(args.owner.clone().unwrap_or_else(default_owner))
+        .mode(if args.shared { Mode::Shared } else { Mode::Exclusive })
+        .ttl(args.ttl)
+        .wait(args.wait);
     let acquired = tokio::select! {
-        held = acquire::acquire(&client, &args) => held,
+        acquired = request.guard() => acquired,
         // Not held, or not known to be: what was granted meanwhile ends with its TTL at the latest.
         number = signals.next() => return Ok(exit_code(128 + number)),
     };
-    let held = acquired?;
+    let guard = acquired.map_err(|error| not_acquired(&args, error))?;
+    let token = guard.fencing_token().to_string();
     if !args.quiet {
-        let waited = duration(held.waited);
-        eprintln!("ovncp: holding `{}`, fencing token {}, waited {waited}", held.key, held.token);
+        let waited = duration(guard.waited());
+        eprintln!("ovncp: holding `{}`, fencing token {token}, waited {waited}", args.key);
     }
-    let group = match Group::spawn(&args.command, &held.key, &held.token) {
-        Ok(group) => group,
+    match Group::spawn(&args.command, &args.key, &token) {
+        Ok(group) => Work { key: args.key, guard, group, signals }.run().await,
         Err(failure) => {
-            acquire::release(&client, &held).await;
-            return Err(failure);
+            release(guard, &args.key).await;
+            Err(failure)
         }
-    };
-    Guard { client: &client, held, group, signals }.run().await
+    }
 }
 
 /// A held lock and what runs under it.
-struct Guard<'a> {
-    client: &'a Client,
-    held: Held,
+struct Work {
+    key: String,
+    guard: Guard,
     group: Group,
     signals: Signals,
 }
@@ -113,72 +119,81 @@ struct Guard<'a> {
 /// Why the command no longer runs.
 enum End {
     Finished(std::process::ExitStatus),
-    Lost(String),
+    Lost(Lost),
 }
 
-enum Step {
-    Renewed(Lease),
-    Ended(End),
-}
-
-impl Guard<'_> {
+impl Work {
     async fn run(mut self) -> Outcome {
-        let end = self.watch().await?;
-        match end {
+        match self.watch().await? {
             End::Finished(status) => {
-                acquire::release(self.client, &self.held).await;
+                release(self.guard, &self.key).await;
                 Ok(exit_code(group::code(status)))
             }
             End::Lost(why) => {
-                eprintln!("ovncp: lost `{}` ({why}): ending the command", self.held.key);
+                eprintln!("ovncp: lost `{}` ({why}): ending the command", self.key);
                 let now = Instant::now();
-                let kill_at = self.held.lease.kill_at().min(now + GRACE_AFTER_LOSS).max(now);
+                let kill_at = kill_at(self.guard.lease()).min(now + GRACE_AFTER_LOSS).max(now);
                 self.group.end(kill_at).await;
                 // It may be held still, if nobody could be asked: then nobody needs to wait for its end.
-                acquire::release(self.client, &self.held).await;
-                Err(Failure::new(Exit::LockLost, format!("the lock `{}` was lost: {why}", self.held.key))
+                release(self.guard, &self.key).await;
+                Err(Failure::new(Exit::LockLost, format!("`{}` was lost: {why}", self.key))
                     .help("the command was ended; its work may be half done"))
             }
         }
     }
 
-    /// Renews until the command ends or the lock is lost.
+    /// Until the command ends or the lock is lost.
     async fn watch(&mut self) -> Result<End, Failure> {
-        loop {
-            match self.until_renewed().await? {
-                Step::Renewed(lease) => self.held.lease = lease,
-                Step::Ended(end) => return Ok(end),
-            }
-        }
-    }
-
-    /// Until the next renewal is acknowledged or there is nothing to renew any more.
-    async fn until_renewed(&mut self) -> Result<Step, Failure> {
-        let (client, held, lease) = (self.client, &self.held, self.held.lease);
-        let renewal = async {
-            tokio::time::sleep_until(lease.renew_at().into()).await;
-            acquire::renew(client, held).await
-        };
-        tokio::pin!(renewal);
+        let lost = self.guard.lost();
+        tokio::pin!(lost);
         loop {
             tokio::select! {
-                // In this order: a lease that ran out is over even if an answer came at the same moment.
                 biased;
                 status = self.group.wait() => {
-                    let status = status.map_err(|e| Failure::io("wait for the command", &e))?;
-                    return Ok(Step::Ended(End::Finished(status)));
+                    return Ok(End::Finished(status.map_err(|e| Failure::io("wait for the command", &e))?));
                 }
-                () = tokio::time::sleep_until(lease.end_at().into()) => {
-                    return Ok(Step::Ended(End::Lost("it could not be renewed in time".to_owned())));
-                }
-                renewed = &mut renewal => return Ok(match renewed {
-                    Renewal::Held(lease) => Step::Renewed(lease),
-                    Renewal::Lost(why) => Step::Ended(End::Lost(why)),
-                }),
+                why = &mut lost => return Ok(End::Lost(why)),
                 number = self.signals.next() => self.group.signal(number),
             }
         }
     }
+}
+
+/// SIGKILL to what is left, with time for it to take effect before the lease ends.
+fn kill_at(lease: Lease) -> Instant {
+    lease.ends_at() - (lease.ttl() / KILL_MARGIN_SHARE).min(KILL_MARGIN_MAX)
+}
+
+/// Gives the lock back; failing that, its TTL will.
+async fn release(guard: Guard, key: &str) {
+    let released = tokio::time::timeout(RELEASE_PATIENCE, guard.release()).await;
+    if !matches!(released, Ok(Ok(()) | Err(Error::NotHolder(_) | Error::NotFound(_)))) {
+        eprintln!("ovncp: could not release `{key}`: it ends by itself within its TTL");
+    }
+}
+
+fn not_acquired(args: &LockArgs, error: Error) -> Failure {
+    let late = |holder: &Option<Holder>| {
+        let holder = holder.as_ref().map_or_else(String::new, |holder| format!(", held by {}", holder.owner));
+        let waited = humantime::format_duration(args.wait);
+        Failure::new(Exit::NotAcquired, format!("`{}` was not acquired within {waited}{holder}", args.key))
+            .help(format!("wait longer with --wait, or look at it with `ovncp locks --prefix {}`", args.key))
+    };
+    match &error {
+        Error::LockHeld { holder, .. } | Error::LockTimeout { holder, .. } => late(holder),
+        Error::LockLost(_) => late(&None),
+        // Granted, and gone before anything ran under it.
+        Error::NotHolder(problem) => {
+            Failure::new(Exit::LockLost, format!("the lock was lost: {problem}")).help("nothing was run")
+        }
+        _ => error.into(),
+    }
+}
+
+fn default_owner() -> String {
+    let user = std::env::var("USER").unwrap_or_else(|_| "unknown".to_owned());
+    let host = rustix::system::uname();
+    format!("{user}@{}:{}", host.nodename().to_string_lossy(), std::process::id())
 }
 
 /// What is passed on to the command.
@@ -219,8 +234,8 @@ fn exit_code(code: i32) -> ExitCode {
 
 pub(crate) async fn list(args: &LocksArgs, client: &Client, format: Format) -> Outcome {
     let call = Call::get(["api", "v1", "cluster", "locks"]).query("limit", args.limit.to_string());
-    let call = if args.prefix.is_empty() { call } else { call.query("prefix", &args.prefix) };
-    format.print(&client.json(&call).await?, locks_table)?;
+    let call = if args.prefix.is_empty() { call } else { call.query("prefix", args.prefix.clone()) };
+    format.print(&client.json::<Value>(&call).await?, locks_table)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -242,4 +257,19 @@ fn locks_table(view: &Value) -> String {
     }
     let more = if view["next_cursor"].is_null() { "" } else { "\n(more: raise --limit or name a --prefix)" };
     format!("{}{more}", table(&["KEY", "MODE", "OWNER", "TOKEN", "EXPIRES", "QUEUE"], rows))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn command_is_ended_when_the_lock_is_lost_and_killed_before_the_lease_ends() {
+        let now = Instant::now();
+        for ttl_ms in [500, 1_000, 30_000, 86_400_000] {
+            let lease = Lease::new(now, Duration::from_millis(ttl_ms));
+            assert!(lease.lost_at() < kill_at(lease), "{ttl_ms}");
+            assert!(kill_at(lease) < lease.ends_at(), "{ttl_ms}");
+        }
+    }
 }
