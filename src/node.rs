@@ -22,6 +22,7 @@ use crate::api::server::{self, Limits};
 use crate::api::{metrics, openapi};
 use crate::config::value::join_host_port;
 use crate::config::{Config, ConfigError};
+use crate::services::elections::Elections;
 use crate::services::events::Events;
 use crate::services::locks::Locks;
 use crate::services::membership::Membership;
@@ -118,6 +119,7 @@ impl Node {
         let app = Arc::new(App {
             node_name: name.clone(),
             locks: locks.clone(),
+            elections: Elections::new(locks.clone()),
             events: Events::new(core.clone(), self.config.server.connections_max),
             registers: Registers::new(core.clone()),
             membership: Membership::new(core),

@@ -69,6 +69,8 @@ codes! {
     UnknownNode = 404 "unknown_node";
     /// There is no such register.
     UnknownKey = 404 "unknown_key";
+    /// Nobody leads.
+    UnknownElection = 404 "unknown_election";
     /// There is no such session.
     UnknownSession = 404 "unknown_session";
     /// The route does not take this method.
@@ -83,6 +85,14 @@ codes! {
     LockLost = 409 "lock_lost";
     /// The secret is not that of a holder: it was released, it expired, or it is another's.
     NotHolder = 409 "not_holder";
+    /// Somebody leads, or others wait to lead.
+    ElectionHeld = 409 "election_held";
+    /// The election was not won in time.
+    ElectionTimeout = 409 "election_timeout";
+    /// This request was elected and has lost its term since.
+    TermLost = 409 "term_lost";
+    /// The secret is not that of the leader: the term has ended, or it is another's.
+    NotLeader = 409 "not_leader";
     /// The wait was cancelled.
     WaitCancelled = 409 "wait_cancelled";
     /// The change would leave no healthy majority.

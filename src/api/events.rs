@@ -3,9 +3,9 @@
 use axum::extract::State;
 use axum::response::Response;
 use bytes::Bytes;
+use ovncp_state::EventKind;
 use ovncp_state::event::ReleaseCause;
 use ovncp_state::view::EventsReset;
-use ovncp_state::{EventKind, NodeId};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
@@ -15,11 +15,12 @@ use super::error::ApiError;
 use super::extract::Query;
 use super::locks::Mode;
 use super::sse::{self, LastEventId, Lens, Text};
-use crate::services::events::Kept;
+use crate::services::elections;
+use crate::services::events::{Kept, Watcher};
 use crate::wall_clock;
 
 /// Every type that can be asked for, with the types it stands for.
-const TYPES: [(&str, &[Kind]); 8] = [
+const TYPES: [(&str, &[Kind]); 11] = [
     ("node_join", &[Kind::NodeJoin]),
     ("node_leave", &[Kind::NodeLeave]),
     ("node_update", &[Kind::NodeUpdate]),
@@ -28,6 +29,9 @@ const TYPES: [(&str, &[Kind]); 8] = [
     ("lock_acquired", &[Kind::LockAcquired]),
     ("lock_released", &[Kind::LockReleased]),
     ("lock", &[Kind::LockAcquired, Kind::LockReleased]),
+    ("election_won", &[Kind::ElectionWon]),
+    ("election_ended", &[Kind::ElectionEnded]),
+    ("election", &[Kind::ElectionWon, Kind::ElectionEnded]),
 ];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +42,16 @@ enum Kind {
     LeaderChange,
     LockAcquired,
     LockReleased,
+    ElectionWon,
+    ElectionEnded,
+}
+
+/// The election that a grant is a term of.
+fn election(keys: &[String]) -> Option<&str> {
+    match keys {
+        [key] => elections::name_of(key),
+        _ => None,
+    }
 }
 
 impl Kind {
@@ -47,7 +61,9 @@ impl Kind {
             EventKind::NodeLeave { .. } => Self::NodeLeave,
             EventKind::NodeUpdate { .. } => Self::NodeUpdate,
             EventKind::LeaderChange { .. } => Self::LeaderChange,
+            EventKind::LockAcquired { keys, .. } if election(keys).is_some() => Self::ElectionWon,
             EventKind::LockAcquired { .. } => Self::LockAcquired,
+            EventKind::LockReleased { keys, .. } if election(keys).is_some() => Self::ElectionEnded,
             EventKind::LockReleased { .. } => Self::LockReleased,
         }
     }
@@ -60,6 +76,8 @@ impl Kind {
             Self::LeaderChange => "leader_change",
             Self::LockAcquired => "lock_acquired",
             Self::LockReleased => "lock_released",
+            Self::ElectionWon => "election_won",
+            Self::ElectionEnded => "election_ended",
         }
     }
 
@@ -76,7 +94,8 @@ pub struct EventsQuery {
     /// Offset of the first event to send; left out: what happens from now on. `Last-Event-ID` wins over it.
     pub since: Option<String>,
     /// Comma-separated: `node_join`, `node_leave`, `node_update`, `leader_change`, `lock_acquired`,
-    /// `lock_released`; `node` and `lock` stand for all of theirs. All types when left out.
+    /// `lock_released`, `election_won`, `election_ended`; `node`, `lock` and `election` stand for all of theirs.
+    /// All types when left out.
     pub types: Option<String>,
 }
 
@@ -165,6 +184,33 @@ pub enum Change {
         #[serde(skip_serializing_if = "String::is_empty")]
         reason: String,
     },
+    /// A term of office began.
+    ElectionWon {
+        /// The election.
+        name: String,
+        /// Who leads.
+        candidate: String,
+        /// Token of the term.
+        fencing_token: String,
+        /// How long it was waited for.
+        waited_ms: u64,
+    },
+    /// A term of office ended: nobody leads.
+    ElectionEnded {
+        /// The election.
+        name: String,
+        /// Who led.
+        candidate: String,
+        /// Token of the term.
+        fencing_token: String,
+        /// How it ended.
+        cause: Cause,
+        /// How long it was.
+        held_ms: u64,
+        /// Given by the administrator who forced it.
+        #[serde(skip_serializing_if = "String::is_empty")]
+        reason: String,
+    },
 }
 
 /// `data:` of the block `reset`: events between what was asked for and `first` are no longer kept. Read anew what
@@ -210,38 +256,51 @@ impl From<ReleaseCause> for Cause {
 
 impl Change {
     fn new(kind: &EventKind) -> Self {
-        let raft_id = |id: &NodeId| id.to_string();
         match kind.clone() {
             EventKind::NodeJoin { id, name, role } => {
-                Self::NodeJoin { node_id: name, raft_id: raft_id(&id), role: role.into() }
+                Self::NodeJoin { node_id: name, raft_id: id.to_string(), role: role.into() }
             }
             EventKind::NodeLeave { id, name, reason } => {
-                Self::NodeLeave { node_id: name, raft_id: raft_id(&id), reason }
+                Self::NodeLeave { node_id: name, raft_id: id.to_string(), reason }
             }
             EventKind::NodeUpdate { id, name, status, role } => Self::NodeUpdate {
                 node_id: name,
-                raft_id: raft_id(&id),
+                raft_id: id.to_string(),
                 status: status.into(),
                 role: role.into(),
             },
             EventKind::LeaderChange { id, name, term } => {
-                Self::LeaderChange { leader_id: name, raft_id: raft_id(&id), term }
+                Self::LeaderChange { leader_id: name, raft_id: id.to_string(), term }
             }
-            EventKind::LockAcquired { keys, mode, owner, token, waited } => Self::LockAcquired {
-                keys,
-                mode: mode.into(),
-                owner,
-                fencing_token: token.to_string(),
-                waited_ms: waited.0,
-            },
-            EventKind::LockReleased { keys, owner, token, cause, held, reason } => Self::LockReleased {
-                keys,
-                owner,
-                fencing_token: token.to_string(),
-                cause: cause.into(),
-                held_ms: held.0,
-                reason,
-            },
+            EventKind::LockAcquired { keys, mode, owner, token, waited } => {
+                Self::acquired(keys, mode.into(), owner, token.to_string(), waited.0)
+            }
+            EventKind::LockReleased { keys, owner, token, cause, held, reason } => {
+                Self::released(keys, owner, token.to_string(), cause.into(), held.0, reason)
+            }
+        }
+    }
+
+    fn acquired(keys: Vec<String>, mode: Mode, owner: String, fencing_token: String, waited_ms: u64) -> Self {
+        match election(&keys).map(str::to_owned) {
+            Some(name) => Self::ElectionWon { name, candidate: owner, fencing_token, waited_ms },
+            None => Self::LockAcquired { keys, mode, owner, fencing_token, waited_ms },
+        }
+    }
+
+    fn released(
+        keys: Vec<String>,
+        owner: String,
+        fencing_token: String,
+        cause: Cause,
+        held_ms: u64,
+        reason: String,
+    ) -> Self {
+        match election(&keys).map(str::to_owned) {
+            Some(name) => {
+                Self::ElectionEnded { name, candidate: owner, fencing_token, cause, held_ms, reason }
+            }
+            None => Self::LockReleased { keys, owner, fencing_token, cause, held_ms, reason },
         }
     }
 }
@@ -291,7 +350,7 @@ impl Lens for Filter {
         }
     }
 
-    fn show_reset(&mut self, reset: EventsReset, out: &mut Text) {
+    fn show_reset(&mut self, reset: EventsReset, _: &mut Watcher, out: &mut Text) {
         out.block(sse::id_before(reset.first), "reset", &Reset::from(reset));
     }
 }
@@ -341,11 +400,13 @@ mod tests {
             Kind::LeaderChange,
             Kind::LockAcquired,
             Kind::LockReleased,
+            Kind::ElectionWon,
+            Kind::ElectionEnded,
         ];
         for kind in kinds {
             assert_eq!(Filter::parse(Some(kind.name())).unwrap().kinds, kind.bit(), "{kind:?}");
         }
-        let all = Filter::parse(Some("node,leader_change, lock")).unwrap().kinds;
+        let all = Filter::parse(Some("node,leader_change, lock,election")).unwrap().kinds;
         assert_eq!(all, kinds.iter().fold(0, |bits, kind| bits | kind.bit()));
         let problem = Filter::parse(Some("lock,Lock,,sessions")).err().unwrap();
         assert_eq!(problem.fields["unknown"], serde_json::json!(["Lock", "", "sessions"]));

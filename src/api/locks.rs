@@ -1,6 +1,7 @@
 //! Locks over HTTP.
 
-use axum::extract::State;
+use axum::extract::{FromRequestParts, State};
+use axum::http::request::Parts;
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use ovncp_state::command::LockMode;
@@ -15,6 +16,7 @@ use super::extract::{
     Admin, ConsistencyParam, Fresh, IdempotencyKey, JsonBody, Query, Segment, cursor, from_cursor, page_limit,
 };
 use super::{App, At, INDEX, Shared};
+use crate::services::elections;
 use crate::services::idempotency::Retryable;
 use crate::services::locks::{Ask, Held, WAIT_MS_MAX};
 use crate::services::secret::{SECRET_BYTES_MAX, SECRET_BYTES_MIN};
@@ -26,6 +28,27 @@ const TTL_MS_DEFAULT: u64 = 30_000;
 const QUEUE_SHOWN_MAX: usize = 1_000;
 /// Waiters shown of each lock in a list.
 const QUEUE_LISTED_MAX: usize = 10;
+
+/// The key of a lock of a user, from the path. Terms of office are locks too, but belong to their elections:
+/// anybody may read them here, nobody may change them.
+pub struct LockKey(String);
+
+impl<S: Send + Sync> FromRequestParts<S> for LockKey {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let Segment(key) = Segment::from_request_parts(parts, state).await?;
+        check_key("key", &key)?;
+        Ok(Self(key))
+    }
+}
+
+fn check_key(field: &str, key: &str) -> Result<(), ApiError> {
+    match elections::name_of(key) {
+        Some(name) => Err(ApiError::invalid(field, format!("{key} belongs to the election {name:?}"))),
+        None => Ok(()),
+    }
+}
 
 /// Whether a lock may have several holders at once.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -56,7 +79,7 @@ impl From<LockMode> for Mode {
     }
 }
 
-fn ttl_ms_default() -> u64 {
+pub(super) fn ttl_ms_default() -> u64 {
     TTL_MS_DEFAULT
 }
 
@@ -161,7 +184,7 @@ impl Acquired {
 }
 
 impl AcquireRequest {
-    fn into_ask(self, keys: Vec<String>, retry: Option<Retryable>) -> Result<Ask, ApiError> {
+    pub(super) fn into_ask(self, keys: Vec<String>, retry: Option<Retryable>) -> Result<Ask, ApiError> {
         if self.wait_ms > WAIT_MS_MAX {
             return Err(ApiError::invalid(
                 "wait_ms",
@@ -202,13 +225,13 @@ impl AcquireRequest {
         (status = 409, description = "`lock_held`, `lock_timeout` (both with `holder` and `queue_length`), `lock_lost`, `wait_cancelled`")))]
 pub async fn acquire(
     State(app): State<Shared>,
-    Segment(key): Segment,
+    LockKey(key): LockKey,
     idempotency: IdempotencyKey,
     body: JsonBody<AcquireRequest>,
 ) -> Result<At<Acquired>, ApiError> {
     let retry = idempotency.bind(&[&body.raw]);
     let ask = body.value.into_ask(vec![key], retry)?;
-    let held = acquire_unless_draining(&app, ask).await?;
+    let held = app.unless_draining(ask.wait > Millis(0), app.locks.acquire(ask)).await?;
     Ok(Acquired::new(held, false))
 }
 
@@ -226,25 +249,11 @@ pub async fn acquire_many(
     let retry = idempotency.bind(&[&body.raw]);
     let AcquireManyRequest { keys, owner, mode, ttl_ms, wait_ms, secret, max_hold_ms, session_id, metadata } =
         body.value;
+    keys.iter().try_for_each(|key| check_key("keys", key))?;
     let one = AcquireRequest { owner, mode, ttl_ms, wait_ms, secret, max_hold_ms, session_id, metadata };
     let ask = one.into_ask(keys, retry)?;
-    let held = acquire_unless_draining(&app, ask).await?;
+    let held = app.unless_draining(ask.wait > Millis(0), app.locks.acquire(ask)).await?;
     Ok(Acquired::new(held, true))
-}
-
-/// A waiting client is told that this node stops, instead of being cut off at the end of it.
-async fn acquire_unless_draining(app: &App, ask: Ask) -> Result<Held, ApiError> {
-    if ask.wait == Millis(0) {
-        return Ok(app.locks.acquire(ask).await?);
-    }
-    let mut draining = app.draining.clone();
-    tokio::select! {
-        biased;
-        held = app.locks.acquire(ask) => Ok(held?),
-        _ = draining.wait_for(|draining| *draining) => {
-            Err(ApiError::new(Code::Draining, "this node stops: ask another one"))
-        }
-    }
 }
 
 /// How to renew a lock.
@@ -273,7 +282,7 @@ pub struct RenewedLease {
     responses((status = 200, body = RenewedLease, description = "Extended."), (status = 409, description = "`not_holder`")))]
 pub async fn renew(
     State(app): State<Shared>,
-    Segment(key): Segment,
+    LockKey(key): LockKey,
     // A renewal may be repeated as it is: the key is only checked.
     _: IdempotencyKey,
     body: JsonBody<RenewRequest>,
@@ -296,7 +305,7 @@ pub struct ReleaseRequest {
     responses((status = 204, description = "Released."), (status = 409, description = "`not_holder`")))]
 pub async fn release(
     State(app): State<Shared>,
-    Segment(key): Segment,
+    LockKey(key): LockKey,
     idempotency: IdempotencyKey,
     body: JsonBody<ReleaseRequest>,
 ) -> Result<Response, ApiError> {
@@ -305,7 +314,7 @@ pub async fn release(
     Ok(no_content(index))
 }
 
-fn no_content(index: LogIndex) -> Response {
+pub(super) fn no_content(index: LogIndex) -> Response {
     let mut response = StatusCode::NO_CONTENT.into_response();
     response.headers_mut().insert(INDEX, HeaderValue::from(index.0));
     response
@@ -320,6 +329,13 @@ pub struct ForceReleaseRequest {
     /// Ends only the grant with this token.
     #[serde(default)]
     pub fencing_token: Option<String>,
+}
+
+impl ForceReleaseRequest {
+    pub(super) fn token(&self) -> Result<Option<FencingToken>, ApiError> {
+        let token = self.fencing_token.as_ref().map(|token| token.parse().map(FencingToken)).transpose();
+        token.map_err(|_| ApiError::invalid("fencing_token", "is not a number in a string"))
+    }
 }
 
 /// Grants that were ended.
@@ -337,18 +353,13 @@ pub struct ForceReleased {
 pub async fn force_release(
     _: Admin,
     State(app): State<Shared>,
-    Segment(key): Segment,
+    LockKey(key): LockKey,
     idempotency: IdempotencyKey,
     body: JsonBody<ForceReleaseRequest>,
 ) -> Result<At<ForceReleased>, ApiError> {
     let retry = idempotency.bind(&[&body.raw]).map(|retry| retry.key);
-    let ForceReleaseRequest { reason, fencing_token } = body.value;
-    let token = match fencing_token.map(|token| token.parse()) {
-        None => None,
-        Some(Ok(token)) => Some(FencingToken(token)),
-        Some(Err(_)) => return Err(ApiError::invalid("fencing_token", "is not a number in a string")),
-    };
-    let released = app.locks.force_release(key.clone(), reason, token, retry).await;
+    let token = body.value.token()?;
+    let released = app.locks.force_release(key.clone(), body.value.reason, token, retry).await;
     let (index, tokens) = released.map_err(|error| unknown_instead_of_missing(error.into(), &key))?;
     tracing::warn!(key, ?tokens, "an administrator released a lock by force");
     Ok(At(index, ForceReleased { fencing_tokens: tokens.iter().map(ToString::to_string).collect() }))
@@ -434,7 +445,7 @@ impl Lock {
 }
 
 impl LockHolder {
-    fn new(view: HolderView, now: Millis) -> Self {
+    pub(super) fn new(view: HolderView, now: Millis) -> Self {
         Self {
             owner: view.owner,
             mode: view.mode.into(),
@@ -451,7 +462,7 @@ impl LockHolder {
 }
 
 impl LockWaiter {
-    fn new(view: WaiterView, now: Millis, app: &App) -> Self {
+    pub(super) fn new(view: WaiterView, now: Millis, app: &App) -> Self {
         Self {
             position: view.position,
             owner: view.owner,
@@ -557,5 +568,5 @@ pub async fn force_release_named_acquire(
     idempotency: IdempotencyKey,
     body: JsonBody<ForceReleaseRequest>,
 ) -> Result<At<ForceReleased>, ApiError> {
-    force_release(admin, app, Segment(NAMED_ACQUIRE.to_owned()), idempotency, body).await
+    force_release(admin, app, LockKey(NAMED_ACQUIRE.to_owned()), idempotency, body).await
 }

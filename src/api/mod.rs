@@ -7,6 +7,7 @@
 pub mod cluster;
 pub mod config;
 pub mod edge;
+pub mod elections;
 pub mod error;
 pub mod events;
 pub mod extract;
@@ -30,6 +31,8 @@ use serde::Serialize;
 use tokio::sync::watch;
 
 use crate::config::value::Secret;
+use crate::services::ServiceError;
+use crate::services::elections::Elections;
 use crate::services::events::Events;
 use crate::services::locks::Locks;
 use crate::services::membership::Membership;
@@ -48,6 +51,8 @@ pub struct App {
     pub locks: Locks,
     /// Registers.
     pub registers: Registers,
+    /// Elections.
+    pub elections: Elections,
     /// What happens.
     pub events: Events,
     /// Nodes and the leader.
@@ -63,6 +68,25 @@ pub struct App {
 }
 
 impl App {
+    /// A client that waits is told that this node stops, instead of being cut off at the end of it.
+    async fn unless_draining<T>(
+        &self,
+        waits: bool,
+        work: impl Future<Output = Result<T, ServiceError>>,
+    ) -> Result<T, ApiError> {
+        if !waits {
+            return Ok(work.await?);
+        }
+        let mut draining = self.draining.clone();
+        tokio::select! {
+            biased;
+            done = work => Ok(done?),
+            _ = draining.wait_for(|draining| *draining) => {
+                Err(ApiError::new(Code::Draining, "this node stops: ask another one"))
+            }
+        }
+    }
+
     /// What would last longer than this node is begun elsewhere.
     fn refuse_when_draining(&self) -> Result<(), ApiError> {
         if *self.draining.borrow() {

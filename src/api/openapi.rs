@@ -14,7 +14,7 @@ use utoipa_swagger_ui::SwaggerUi;
 
 use super::error::{ApiError, Code, PROBLEM_JSON};
 use super::extract::ConsistencyParam;
-use super::{Shared, cluster, events, health, kv, locks};
+use super::{Shared, cluster, elections, events, health, kv, locks};
 
 /// An error of any route (RFC 9457), with further fields of the case.
 #[derive(ToSchema)]
@@ -64,6 +64,12 @@ fn described() -> OpenApiRouter<Shared> {
         .routes(routes!(locks::acquire))
         .routes(routes!(locks::renew))
         .routes(routes!(locks::release))
+        .routes(routes!(elections::list))
+        .routes(routes!(elections::get, elections::depose))
+        .routes(routes!(elections::campaign))
+        .routes(routes!(elections::renew))
+        .routes(routes!(elections::resign))
+        .routes(routes!(elections::observe))
         .routes(routes!(kv::list))
         .routes(routes!(kv::get, kv::put, kv::delete))
 }
@@ -120,7 +126,11 @@ pub fn router(app: Shared) -> Router {
 async fn no_route(uri: axum::http::Uri) -> ApiError {
     let path = uri.path();
     // An empty key makes an empty segment, which no route has.
-    if path.contains("//") || path == "/api/v1/cluster/locks/" || path == "/api/v1/cluster/kv/" {
+    if path.contains("//")
+        || path == "/api/v1/cluster/locks/"
+        || path == "/api/v1/cluster/elections/"
+        || path == "/api/v1/cluster/kv/"
+    {
         return ApiError::invalid("key", "is empty; it must have at least 1 byte");
     }
     ApiError::new(Code::NotFound, "no such route; /api/openapi.json lists all of them")

@@ -67,8 +67,8 @@ impl<S: Send + Sync> FromRequestParts<S> for LastEventId {
 pub trait Lens: Send + 'static {
     /// Writes an event, or nothing when it is not wanted.
     fn show(&mut self, kept: &Kept, out: &mut Text);
-    /// Writes that events were lost and the stream goes on with `reset.first`.
-    fn show_reset(&mut self, reset: EventsReset, out: &mut Text);
+    /// Writes that events were lost and the stream goes on with `reset.first`, or wherever it puts the watcher.
+    fn show_reset(&mut self, reset: EventsReset, watcher: &mut Watcher, out: &mut Text);
 }
 
 /// Blocks of a stream.
@@ -142,7 +142,7 @@ impl<L: Lens> Stream<L> {
                 Some(Step::Events(events)) => {
                     events.iter().for_each(|kept| self.lens.show(kept, &mut text));
                 }
-                Some(Step::Reset(reset)) => self.lens.show_reset(reset, &mut text),
+                Some(Step::Reset(reset)) => self.lens.show_reset(reset, &mut self.watcher, &mut text),
             }
             if !text.0.is_empty() {
                 self.sent = Instant::now();

@@ -3,6 +3,7 @@
 //! A service takes checked values, proposes at most one command per request and answers with views of the
 //! state. It knows neither HTTP nor status codes; those belong to [`crate::api`].
 
+pub mod elections;
 pub mod error;
 pub mod events;
 pub mod idempotency;

@@ -5,6 +5,7 @@
 mod client;
 mod cluster;
 mod edge;
+mod elections;
 mod events;
 mod kv;
 mod locks;

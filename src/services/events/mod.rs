@@ -80,6 +80,11 @@ impl Events {
         Ok((watcher, index, seen))
     }
 
+    /// A look at the state.
+    pub fn look<T>(&self, look: impl FnOnce(&State) -> T) -> T {
+        self.core.group.read(look).1
+    }
+
     /// How many watch.
     #[must_use]
     pub fn watchers(&self) -> usize {
@@ -124,6 +129,13 @@ impl Watcher {
     #[must_use]
     pub fn events(&self) -> &Events {
         &self.events
+    }
+
+    /// Goes on with what happens from now on, together with one look at the state at that very position.
+    pub fn skip<T>(&mut self, look: impl FnOnce(&State) -> T) -> T {
+        let (next, seen) = self.events.look(|state| (state.cluster().events.1, look(state)));
+        self.position = next;
+        seen
     }
 
     /// Waits for what comes next. Cancel-safe: what was not returned comes again.

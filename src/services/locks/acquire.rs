@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::presence::Presence;
 use super::{Ask, Held, Locks, WAIT_GRACE};
-use crate::services::{ServiceError, secret};
+use crate::services::{ServiceError, elections, secret};
 
 /// A retry that attached to a waiter which ended between its reply and its registration asks again so often.
 const ATTACH_TRIES: usize = 3;
@@ -44,7 +44,10 @@ impl Locks {
             Err(_) => presence.over(),
         }
         let (index, grant) = outcome?;
-        self.metrics.acquired(began.elapsed());
+        // Candidates wait as long as a term lasts: that says nothing about locks.
+        if !ask.keys.iter().any(|key| elections::name_of(key).is_some()) {
+            self.metrics.acquired(began.elapsed());
+        }
         let secret = reveal(source, &ask, &grant)?;
         Ok(Held { grant, secret, index })
     }
