@@ -40,3 +40,25 @@ fn failover_is_measured_and_needs_an_own_cluster() {
     let named = run(ovncp(["bench", "failover", "--endpoint", "http://127.0.0.1:1"]));
     assert_eq!(named.code, Some(2), "{named:?}");
 }
+
+#[test]
+fn holders_renew_in_few_entries_and_held_locks_are_counted() {
+    // A TTL that is due many times over, so that the load really runs, and long enough that nothing is lost.
+    let report = bench(&["renew", "--held", "200", "--ttl", "6s", "--seconds", "3", "--clients", "4"]);
+    let result = &report["results"];
+    assert_eq!((&result["holders"], &result["errors"]), (&200.into(), &0.into()), "{report}");
+    assert!(result["renewals"].as_u64().unwrap() > 0, "{report}");
+    let report = bench(&["write", "--held", "50", "--clients", "2", "--seconds", "1"]);
+    assert_eq!((&report["held"], &report["results"][0]["errors"]), (&50.into(), &0.into()), "{report}");
+}
+
+#[test]
+fn planned_hand_over_and_overload_are_measured() {
+    let report = bench(&["handover", "--clients", "2", "--runs", "2"]);
+    assert_eq!(report["results"]["outages_ms"].as_array().unwrap().len(), 2, "{report}");
+    assert!(report["results"]["writes"].as_u64().unwrap() > 0, "{report}");
+    let report = bench(&["overload", "--clients", "64", "--seconds", "2", "--requests-max", "4"]);
+    let step = &report["results"]["steps"][0];
+    assert!(step["goodput_per_second"].as_f64().unwrap() > 0.0, "{report}");
+    assert!(step["refused_per_second"].as_f64().unwrap() > 0.0, "{report}");
+}

@@ -46,9 +46,9 @@ impl Script {
     /// The operation of client `number`, on keys that no other client or run uses.
     pub(super) fn new(scenario: Scenario, run: &str, number: usize, address: &str) -> Script {
         let steps = match scenario {
-            Scenario::Lock | Scenario::Contended => lock_steps(run, number, address),
+            Scenario::Lock => lock_steps(run, number, address),
             Scenario::Read => vec![(get_value(run, number, address), Check::Body(value(number)))],
-            Scenario::Write | Scenario::Failover => vec![put_value(run, number, address)],
+            _ => vec![put_value(run, number, address)],
         };
         Script { address: address.to_owned(), steps, last_token: 0 }
     }
@@ -105,8 +105,12 @@ fn get_value(run: &str, number: usize, address: &str) -> Vec<u8> {
 }
 
 fn put_value(run: &str, number: usize, address: &str) -> (Vec<u8>, Check) {
-    let bytes = request("PUT", address, &kv_path(run, number), "application/octet-stream", &value(number));
-    (bytes, Check::Status(200))
+    (write_request(run, number, address), Check::Status(200))
+}
+
+/// Writes the register of client `number`.
+pub(super) fn write_request(run: &str, number: usize, address: &str) -> Vec<u8> {
+    request("PUT", address, &kv_path(run, number), "application/octet-stream", &value(number))
 }
 
 /// The fencing token of an acquire's answer.
@@ -173,11 +177,21 @@ pub(super) async fn run(
     addresses: &[String],
     target: &Target,
 ) -> Result<Vec<Rate>, Failure> {
+    run_scenario(args, args.scenario, steps, addresses, target).await
+}
+
+pub(super) async fn run_scenario(
+    args: &BenchArgs,
+    scenario: Scenario,
+    steps: &[u16],
+    addresses: &[String],
+    target: &Target,
+) -> Result<Vec<Rate>, Failure> {
     let bar = progress(Window::steps(args) * steps.len() as u64);
     let mut rates = Vec::new();
     for clients in steps {
-        bar.set_message(format!("{}, {clients} clients", args.scenario.name()));
-        rates.push(measure(args, *clients, addresses, target, &bar).await?);
+        bar.set_message(format!("{}, {clients} clients", scenario.name()));
+        rates.push(measure(args, scenario, *clients, addresses, target, &bar).await?);
     }
     bar.finish_and_clear();
     Ok(rates)
@@ -185,6 +199,7 @@ pub(super) async fn run(
 
 async fn measure(
     args: &BenchArgs,
+    scenario: Scenario,
     clients: u16,
     addresses: &[String],
     target: &Target,
@@ -192,7 +207,7 @@ async fn measure(
 ) -> Result<Rate, Failure> {
     let run = &random_id()[..8];
     let address = |number: usize| addresses[number % addresses.len()].as_str();
-    if args.scenario == Scenario::Read {
+    if scenario == Scenario::Read {
         for number in 0..usize::from(clients) {
             prepare(Script::preparation(run, number, address(number))).await?;
         }
@@ -200,13 +215,13 @@ async fn measure(
     let window = Window::new(args);
     let mut tasks = JoinSet::new();
     for number in 0..usize::from(clients) {
-        let script = Script::new(args.scenario, run, number, address(number));
+        let script = Script::new(scenario, run, number, address(number));
         tasks.spawn(client(script, window, histogram()?));
     }
     tokio::time::sleep_until(window.from.into()).await;
-    let cpu_before = target.cpu_seconds();
+    let meter = target.meter();
     window.show(bar).await;
-    let cpu = cpu_before.zip(target.cpu_seconds()).map(|(before, after)| after - before);
+    let used = meter.read(target);
     let mut all = Tally { latencies: histogram()?, errors: 0, first_error: None };
     while let Some(tally) = tasks.join_next().await {
         let tally = tally.map_err(|e| Failure::new(Exit::Failure, format!("a client failed: {e}")))?;
@@ -229,8 +244,7 @@ async fn measure(
         max_ms: all.latencies.max() as f64 / 1_000.0,
         errors: all.errors,
         first_error: (all.errors > 0).then_some(first_error),
-        cpu_seconds_per_100k: cpu.map(|cpu| cpu * 100_000.0 / count as f64),
-        memory_mb: target.memory_mb(),
+        cost: used.per(count),
     })
 }
 

@@ -9,6 +9,7 @@ use tokio::task::JoinSet;
 use super::BenchArgs;
 use super::closed_loop::{RECONNECT_PAUSE, Window, histogram, progress, record, token};
 use super::report::Contention;
+use super::target::{Target, Used};
 use super::wire::{Connection, request};
 use crate::cli::failure::{Exit, Failure};
 use crate::cli::random_id;
@@ -28,6 +29,7 @@ pub(super) async fn run(
     args: &BenchArgs,
     steps: &[u16],
     addresses: &[String],
+    target: &Target,
 ) -> Result<Vec<Contention>, Failure> {
     let bar = progress(Window::steps(args) * steps.len() as u64);
     let mut results = Vec::new();
@@ -40,12 +42,15 @@ pub(super) async fn run(
             let address = addresses[number % addresses.len()].clone();
             tasks.spawn(client(key.clone(), number, address, window, histogram()?));
         }
+        tokio::time::sleep_until(window.from.into()).await;
+        let meter = target.meter();
         window.show(&bar).await;
+        let used = meter.read(target);
         let mut tallies = Vec::new();
         while let Some(tally) = tasks.join_next().await {
             tallies.push(tally.map_err(|e| Failure::new(Exit::Failure, format!("a client failed: {e}")))?);
         }
-        results.push(sum(*clients, window, tallies)?);
+        results.push(sum(*clients, window, tallies, used)?);
     }
     bar.finish_and_clear();
     Ok(results)
@@ -99,7 +104,7 @@ async fn session(
     Ok(())
 }
 
-fn sum(clients: u16, window: Window, tallies: Vec<Tally>) -> Result<Contention, Failure> {
+fn sum(clients: u16, window: Window, tallies: Vec<Tally>, used: Used) -> Result<Contention, Failure> {
     let counts: Vec<u64> = tallies.iter().map(|tally| tally.tokens.len() as u64).collect();
     let mut waits = histogram()?;
     let (mut tokens, mut errors, mut first_error) = (Vec::new(), 0, None);
@@ -130,6 +135,7 @@ fn sum(clients: u16, window: Window, tallies: Vec<Tally>) -> Result<Contention, 
         jain: jain(&counts),
         errors,
         first_error,
+        cost: used.per(handovers),
     })
 }
 

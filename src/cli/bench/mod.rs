@@ -8,6 +8,11 @@ mod closed_loop;
 mod contended;
 mod environment;
 mod failover;
+mod handover;
+mod held;
+mod outage;
+mod overload;
+mod renew;
 mod report;
 mod target;
 mod wire;
@@ -32,18 +37,25 @@ Scenarios:
   contended  all clients want one key: hand-overs per second, longest wait, fairness
   read       linearizable reads of a register
   write      writes of a 256-byte register
+  renew      many holders that renew: how late renewals are answered, entries per second
   failover   kill -9 of the leader under load: time without a successful write (own cluster only)
+  handover   planned hand-overs under load: time without a successful write, failed requests
+  overload   a multiple of what the cluster can do: what is still done, refused, and how late
 
 Examples:
   ovncp bench lock                                   three nodes of its own, 1, 16, 64 and 256 clients
   ovncp bench read --clients 64 --seconds 5 -o json
   ovncp bench write --endpoint http://10.0.0.1:8080 --endpoint http://10.0.0.2:8080
-  ovncp bench failover --runs 7")]
+  ovncp bench lock --clients 64 --held 1000000       what held locks cost
+  ovncp bench renew --held 10000 --ttl 30s
+  ovncp bench failover --runs 7
+  ovncp bench overload --clients 2048 --factor 10")]
 pub(crate) struct BenchArgs {
     /// What is measured
     #[arg(value_enum)]
     scenario: Scenario,
-    /// Numbers of clients, each measured in turn [default: 1,16,64,256; contended and failover: 16]
+    /// Numbers of clients, each measured in turn [default: 1,16,64,256; contended, failover, handover: 16; renew: 512;
+    /// overload: 2048]
     #[arg(long, value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..=4_096))]
     clients: Vec<u16>,
     /// Measured time for each number of clients
@@ -55,7 +67,19 @@ pub(crate) struct BenchArgs {
     /// Which nodes the clients speak to
     #[arg(long, value_enum, default_value_t)]
     target: Aim,
-    /// Fail-overs in a row
+    /// Locks that are held before anything is measured; for renew those that are renewed [default there: 10,000]
+    #[arg(long, default_value_t = 0, hide_default_value = true, value_parser = clap::value_parser!(u32).range(0..=2_000_000))]
+    held: u32,
+    /// Lease of the locks that are renewed
+    #[arg(long, default_value = "30s", value_parser = humantime::parse_duration)]
+    ttl: Duration,
+    /// What is offered, as a multiple of what the cluster can do
+    #[arg(long, default_value_t = 10.0)]
+    factor: f64,
+    /// Requests in progress that each node of the own cluster takes [default: as configured; overload: 512]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    requests_max: Option<u32>,
+    /// Fail-overs or hand-overs in a row
     #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u8).range(1..=100))]
     runs: u8,
     /// Nodes of the own cluster
@@ -72,7 +96,10 @@ pub(super) enum Scenario {
     Contended,
     Read,
     Write,
+    Renew,
     Failover,
+    Handover,
+    Overload,
 }
 
 /// Which nodes are spoken to.
@@ -94,8 +121,16 @@ impl Scenario {
             Scenario::Contended => "contended",
             Scenario::Read => "read",
             Scenario::Write => "write",
+            Scenario::Renew => "renew",
             Scenario::Failover => "failover",
+            Scenario::Handover => "handover",
+            Scenario::Overload => "overload",
         }
+    }
+
+    /// Requests in progress that each own node takes, where the configured number would hide what is measured.
+    pub(super) fn requests_max(self) -> Option<u32> {
+        (self == Scenario::Overload).then_some(overload::REQUESTS_MAX)
     }
 }
 
@@ -118,7 +153,7 @@ pub(crate) async fn run(args: BenchArgs, endpoints: Vec<String>, format: Format)
         () = interrupted => Err(Failure::new(Exit::Failure, "interrupted")),
     };
     target.stop().await;
-    let report = Report { scenario: args.scenario, environment, results: measured? };
+    let report = Report { scenario: args.scenario, held: args.held, environment, results: measured? };
     report.print(format)?;
     Ok(ExitCode::SUCCESS)
 }
@@ -126,19 +161,29 @@ pub(crate) async fn run(args: BenchArgs, endpoints: Vec<String>, format: Format)
 async fn measure(args: &BenchArgs, target: &mut Target) -> Result<report::Results, Failure> {
     let clients =
         |default: &[u16]| if args.clients.is_empty() { default.to_vec() } else { args.clients.clone() };
-    match args.scenario {
+    let addresses = target.addresses(args.target).await?;
+    if args.held > 0 && args.scenario != Scenario::Renew {
+        held::hold_long(args.held, &addresses).await?;
+    }
+    Ok(match args.scenario {
         Scenario::Lock | Scenario::Read | Scenario::Write => {
-            let addresses = target.addresses(args.target).await?;
             let steps = clients(&[1, 16, 64, 256]);
-            closed_loop::run(args, &steps, &addresses, target).await.map(report::Results::Rates)
+            report::Results::Rates(closed_loop::run(args, &steps, &addresses, target).await?)
         }
         Scenario::Contended => {
-            let addresses = target.addresses(args.target).await?;
-            contended::run(args, &clients(&[16]), &addresses).await.map(report::Results::Contended)
+            report::Results::Contended(contended::run(args, &clients(&[16]), &addresses, target).await?)
+        }
+        Scenario::Renew => {
+            report::Results::Renewals(renew::run(args, clients(&[512])[0], &addresses, target).await?)
         }
         Scenario::Failover => {
-            let clients = clients(&[16])[0];
-            failover::run(args, clients, target).await.map(report::Results::Failover)
+            report::Results::Failover(failover::run(args, clients(&[16])[0], target).await?)
         }
-    }
+        Scenario::Handover => {
+            report::Results::Handover(handover::run(args, clients(&[16])[0], target).await?)
+        }
+        Scenario::Overload => {
+            report::Results::Overload(overload::run(args, &clients(&[2_048]), &addresses, target).await?)
+        }
+    })
 }

@@ -1,15 +1,20 @@
 //! The figures, for people and for programs.
 
+use std::time::Duration;
+
 use serde::Serialize;
 use serde_json::json;
 
 use super::environment::Environment;
+use super::target::Cost;
 use super::{Aim, Scenario};
 use crate::cli::failure::{Exit, Failure};
-use crate::cli::output::{Format, table};
+use crate::cli::output::{Format, fields, table};
 
 pub(super) struct Report {
     pub(super) scenario: Scenario,
+    /// Locks that were held all the time.
+    pub(super) held: u32,
     pub(super) environment: Environment,
     pub(super) results: Results,
 }
@@ -19,7 +24,10 @@ pub(super) struct Report {
 pub(super) enum Results {
     Rates(Vec<Rate>),
     Contended(Vec<Contention>),
+    Renewals(Renewals),
     Failover(Failover),
+    Handover(Handover),
+    Overload(Overloads),
 }
 
 /// Of one number of clients.
@@ -35,10 +43,8 @@ pub(super) struct Rate {
     pub(super) max_ms: f64,
     pub(super) errors: u64,
     pub(super) first_error: Option<String>,
-    /// Of all own nodes together.
-    pub(super) cpu_seconds_per_100k: Option<f64>,
-    /// Of all own nodes together, at the end.
-    pub(super) memory_mb: Option<f64>,
+    #[serde(flatten)]
+    pub(super) cost: Cost,
 }
 
 /// Of one number of clients that want one key.
@@ -53,6 +59,29 @@ pub(super) struct Contention {
     pub(super) jain: f64,
     pub(super) errors: u64,
     pub(super) first_error: Option<String>,
+    #[serde(flatten)]
+    pub(super) cost: Cost,
+}
+
+/// Of holders that renew.
+#[derive(Serialize)]
+pub(super) struct Renewals {
+    pub(super) holders: u32,
+    pub(super) ttl_ms: u64,
+    pub(super) connections: u16,
+    pub(super) renewals: u64,
+    pub(super) per_second: f64,
+    /// Of the log.
+    pub(super) entries_per_second: f64,
+    /// From the moment a renewal was due to its answer.
+    pub(super) late_p50_ms: f64,
+    pub(super) late_p99_ms: f64,
+    pub(super) late_max_ms: f64,
+    pub(super) elections: u64,
+    pub(super) errors: u64,
+    pub(super) first_error: Option<String>,
+    #[serde(flatten)]
+    pub(super) cost: Cost,
 }
 
 /// Of all runs.
@@ -62,6 +91,64 @@ pub(super) struct Failover {
     pub(super) median_ms: f64,
     pub(super) max_ms: f64,
     pub(super) outages_ms: Vec<f64>,
+}
+
+impl Failover {
+    /// At least one run.
+    pub(super) fn new(clients: u16, times: &[Duration]) -> Failover {
+        let outages_ms: Vec<f64> = times.iter().map(|time| time.as_secs_f64() * 1_000.0).collect();
+        let mut sorted = outages_ms.clone();
+        sorted.sort_by(f64::total_cmp);
+        let at = |position: usize| sorted.get(position).copied().unwrap_or_default();
+        Failover {
+            clients,
+            median_ms: at(sorted.len() / 2),
+            max_ms: at(sorted.len().saturating_sub(1)),
+            outages_ms,
+        }
+    }
+}
+
+/// Of planned hand-overs.
+#[derive(Serialize)]
+pub(super) struct Handover {
+    /// Time without a successful write.
+    #[serde(flatten)]
+    pub(super) outages: Failover,
+    /// How long the call took that asked for it.
+    pub(super) calls: Failover,
+    pub(super) writes: u64,
+    /// Writes that were refused, cut off or late; clients do not try again here.
+    pub(super) failed: u64,
+    pub(super) first_error: Option<String>,
+    #[serde(flatten)]
+    pub(super) cost: Cost,
+}
+
+/// What was done of far too much.
+#[derive(Serialize)]
+pub(super) struct Overloads {
+    pub(super) capacity_per_second: f64,
+    pub(super) factor: f64,
+    pub(super) steps: Vec<Overload>,
+}
+
+/// Of one number of connections.
+#[derive(Serialize)]
+pub(super) struct Overload {
+    pub(super) connections: u16,
+    pub(super) offered_per_second: f64,
+    pub(super) goodput_per_second: f64,
+    /// 429 and 503.
+    pub(super) refused_per_second: f64,
+    pub(super) p50_ms: f64,
+    pub(super) p99_ms: f64,
+    pub(super) refused_p99_ms: f64,
+    pub(super) elections: u64,
+    pub(super) errors: u64,
+    pub(super) first_error: Option<String>,
+    #[serde(flatten)]
+    pub(super) cost: Cost,
 }
 
 fn aim<S: serde::Serializer>(aim: &Aim, serializer: S) -> Result<S::Ok, S::Error> {
@@ -82,6 +169,7 @@ impl Report {
             .map_err(|e| Failure::new(Exit::Failure, format!("cannot describe the results: {e}")))?;
         let value = json!({
             "scenario": self.scenario.name(),
+            "held": self.held,
             "environment": self.environment,
             "results": results,
         });
@@ -91,6 +179,9 @@ impl Report {
     fn text(&self) -> String {
         let mut lines = vec![self.environment.line()];
         lines.extend(self.environment.caveats().into_iter().map(|caveat| format!("caution: {caveat}")));
+        if self.held > 0 && self.scenario != Scenario::Renew {
+            lines.push(format!("{} locks held all the time", self.held));
+        }
         lines.push(String::new());
         match &self.results {
             Results::Rates(rates) => {
@@ -101,7 +192,24 @@ impl Report {
                 lines.push(contended_table(all));
                 lines.extend(errors(all.iter().map(|r| (r.clients, r.errors, &r.first_error))));
             }
-            Results::Failover(failover) => lines.push(failover_text(failover)),
+            Results::Renewals(r) => {
+                lines.push(renewals_text(r));
+                lines.extend(errors([(r.connections, r.errors, &r.first_error)].into_iter()));
+            }
+            Results::Failover(failover) => {
+                let what = format!(
+                    "time without a successful write after kill -9 of the leader, {} clients",
+                    failover.clients
+                );
+                lines.push(times_text(&what, failover));
+            }
+            Results::Handover(handover) => lines.push(handover_text(handover)),
+            Results::Overload(overloads) => {
+                lines.push(overload_text(overloads));
+                lines.extend(errors(
+                    overloads.steps.iter().map(|r| (r.connections, r.errors, &r.first_error)),
+                ));
+            }
         }
         lines.join("\n")
     }
@@ -136,16 +244,25 @@ fn rates_table(scenario: Scenario, rates: &[Rate]) -> String {
             format!("{:.2}", r.p99_ms),
             format!("{:.1}", r.max_ms),
             r.errors.to_string(),
-            optional(r.cpu_seconds_per_100k),
-            optional(r.memory_mb),
+            optional(r.cost.cpu_seconds_per_100k),
+            optional(r.cost.memory_mb),
         ]
     };
     table(&header, rates.iter().map(row))
 }
 
 fn contended_table(all: &[Contention]) -> String {
-    let header =
-        ["CLIENTS", "HAND-OVERS/S", "WAIT P50 MS", "WAIT P99 MS", "LONGEST WAIT MS", "JAIN", "ERRORS"];
+    let header = [
+        "CLIENTS",
+        "HAND-OVERS/S",
+        "WAIT P50 MS",
+        "WAIT P99 MS",
+        "LONGEST WAIT MS",
+        "JAIN",
+        "ERRORS",
+        "CPU S/100K",
+        "MEMORY MB",
+    ];
     let row = |r: &Contention| {
         vec![
             r.clients.to_string(),
@@ -155,20 +272,96 @@ fn contended_table(all: &[Contention]) -> String {
             format!("{:.1}", r.wait_max_ms),
             format!("{:.4}", r.jain),
             r.errors.to_string(),
+            optional(r.cost.cpu_seconds_per_100k),
+            optional(r.cost.memory_mb),
         ]
     };
     table(&header, all.iter().map(row))
 }
 
-fn failover_text(failover: &Failover) -> String {
-    let runs: Vec<String> = failover.outages_ms.iter().map(|ms| format!("{ms:.0}")).collect();
+fn times_text(what: &str, times: &Failover) -> String {
+    let runs: Vec<String> = times.outages_ms.iter().map(|ms| format!("{ms:.0}")).collect();
     format!(
-        "time without a successful write after kill -9 of the leader, {} clients, {} runs\n\
-         median {:.0} ms, max {:.0} ms  ({} ms)",
-        failover.clients,
-        failover.outages_ms.len(),
-        failover.median_ms,
-        failover.max_ms,
+        "{what}, {} runs\nmedian {:.0} ms, max {:.0} ms  ({} ms)",
+        times.outages_ms.len(),
+        times.median_ms,
+        times.max_ms,
         runs.join(", ")
+    )
+}
+
+fn handover_text(handover: &Handover) -> String {
+    let what = format!(
+        "time without a successful write at a planned hand-over, {} clients",
+        handover.outages.clients
+    );
+    let rows = [
+        ("writes", handover.writes.to_string()),
+        ("failed writes", handover.failed.to_string()),
+        ("first failure", handover.first_error.clone().unwrap_or_else(|| "-".to_owned())),
+        (
+            "hand-over call",
+            format!("median {:.0} ms, max {:.0} ms", handover.calls.median_ms, handover.calls.max_ms),
+        ),
+        ("CPU s/100k writes", optional(handover.cost.cpu_seconds_per_100k)),
+        ("memory MB", optional(handover.cost.memory_mb)),
+    ];
+    format!("{}\n\n{}", times_text(&what, &handover.outages), fields(&rows))
+}
+
+fn renewals_text(r: &Renewals) -> String {
+    let rows = [
+        ("holders", format!("{}, each renews {} s every third of it", r.holders, r.ttl_ms as f64 / 1_000.0)),
+        ("connections", r.connections.to_string()),
+        ("renewals/s", format!("{:.0}", r.per_second)),
+        ("log entries/s", format!("{:.1}", r.entries_per_second)),
+        (
+            "answered after due",
+            format!("p50 {:.2} ms, p99 {:.2} ms, max {:.1} ms", r.late_p50_ms, r.late_p99_ms, r.late_max_ms),
+        ),
+        ("elections", r.elections.to_string()),
+        ("errors", r.errors.to_string()),
+        ("CPU s/100k renewals", optional(r.cost.cpu_seconds_per_100k)),
+        ("memory MB", optional(r.cost.memory_mb)),
+    ];
+    fields(&rows)
+}
+
+fn overload_text(overloads: &Overloads) -> String {
+    let header = [
+        "CONNECTIONS",
+        "OFFERED/S",
+        "GOODPUT/S",
+        "OF CAPACITY",
+        "REFUSED",
+        "P50 MS",
+        "P99 MS",
+        "REFUSED P99 MS",
+        "ELECTIONS",
+        "ERRORS",
+        "CPU S/100K",
+        "MEMORY MB",
+    ];
+    let row = |r: &Overload| {
+        vec![
+            r.connections.to_string(),
+            format!("{:.0}", r.offered_per_second),
+            format!("{:.0}", r.goodput_per_second),
+            format!("{:.0} %", 100.0 * r.goodput_per_second / overloads.capacity_per_second),
+            format!("{:.0} %", 100.0 * r.refused_per_second / r.offered_per_second.max(1.0)),
+            format!("{:.2}", r.p50_ms),
+            format!("{:.2}", r.p99_ms),
+            format!("{:.2}", r.refused_p99_ms),
+            r.elections.to_string(),
+            r.errors.to_string(),
+            optional(r.cost.cpu_seconds_per_100k),
+            optional(r.cost.memory_mb),
+        ]
+    };
+    format!(
+        "capacity {:.0} writes/s (256 clients), {} times that on schedule\n{}",
+        overloads.capacity_per_second,
+        overloads.factor,
+        table(&header, overloads.steps.iter().map(row))
     )
 }

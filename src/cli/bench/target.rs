@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use serde::Serialize;
+
 use super::{Aim, BenchArgs};
 use crate::cli::dev::cluster::{Cluster, STOP_GRACE, tail};
 use crate::cli::dev::layout::{Layout, Wishes};
@@ -20,6 +22,43 @@ pub(super) struct Target {
     endpoints: Vec<String>,
     own: Option<Own>,
     http: reqwest::Client,
+}
+
+/// CPU time of all own nodes when something began.
+#[derive(Clone, Copy)]
+pub(super) struct Meter {
+    cpu: Option<f64>,
+}
+
+/// What the own nodes cost, all of them together; unknown for nodes that the user named.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(super) struct Cost {
+    /// CPU seconds for 100,000 operations.
+    pub(super) cpu_seconds_per_100k: Option<f64>,
+    /// Resident memory at the end.
+    pub(super) memory_mb: Option<f64>,
+}
+
+/// What they used since then.
+#[derive(Clone, Copy)]
+pub(super) struct Used {
+    cpu: Option<f64>,
+    memory_mb: Option<f64>,
+}
+
+impl Meter {
+    pub(super) fn read(self, target: &Target) -> Used {
+        let cpu = self.cpu.zip(target.cpu_seconds()).map(|(before, after)| after - before);
+        Used { cpu, memory_mb: target.memory_mb() }
+    }
+}
+
+impl Used {
+    pub(super) fn per(self, operations: u64) -> Cost {
+        let cpu = self.cpu.filter(|_| operations > 0);
+        let cpu_seconds_per_100k = cpu.map(|cpu| cpu * 100_000.0 / operations as f64);
+        Cost { cpu_seconds_per_100k, memory_mb: self.memory_mb }
+    }
 }
 
 struct Own {
@@ -45,6 +84,10 @@ impl Target {
         };
         let wishes = Wishes { nodes: Some(usize::from(args.nodes)), http: Some(0), ..Wishes::default() };
         let mut cluster = Cluster::new(Layout::prepare(&dir, wishes)?);
+        let requests_max = args.requests_max.or_else(|| args.scenario.requests_max());
+        cluster
+            .environment
+            .extend(requests_max.map(|max| ("OVNCP_CONCURRENT_REQUESTS_MAX", max.to_string())));
         cluster.start_all()?;
         let endpoints = cluster.layout.endpoints();
         let mut target = Target { endpoints, own: Some(Own { cluster, dir, _temporary: temporary }), http };
@@ -131,15 +174,36 @@ impl Target {
     }
 
     /// CPU time of all own nodes.
-    pub(super) fn cpu_seconds(&self) -> Option<f64> {
+    fn cpu_seconds(&self) -> Option<f64> {
         let cluster = &self.own.as_ref()?.cluster;
         (0..cluster.layout.nodes.len()).map(|index| cpu_seconds(cluster.pid(index)?)).sum()
     }
 
     /// Resident memory of all own nodes.
-    pub(super) fn memory_mb(&self) -> Option<f64> {
+    fn memory_mb(&self) -> Option<f64> {
         let cluster = &self.own.as_ref()?.cluster;
         (0..cluster.layout.nodes.len()).map(|index| memory_mb(cluster.pid(index)?)).sum()
+    }
+
+    /// Term and applied index, as the newest leader sees them.
+    pub(super) async fn progress(&self) -> Result<(u64, u64), Failure> {
+        let client = ovncp::client::Client::builder().endpoints(&self.endpoints).build()?;
+        let view = client.cluster().view().await?;
+        Ok((view.term, view.applied_index))
+    }
+
+    /// Has another node lead.
+    pub(super) async fn hand_over(&self) -> Result<(), Failure> {
+        let mut builder = ovncp::client::Client::builder().endpoints(&self.endpoints);
+        if let Some(token) = std::env::var("OVNCP_ADMIN_TOKEN").ok().filter(|token| !token.is_empty()) {
+            builder = builder.token(token);
+        }
+        builder.build()?.cluster().transfer_leader(None).await.map(drop).map_err(Failure::from)
+    }
+
+    /// What the own nodes cost from now on.
+    pub(super) fn meter(&self) -> Meter {
+        Meter { cpu: self.cpu_seconds() }
     }
 
     pub(super) async fn stop(&mut self) {

@@ -41,6 +41,8 @@ const IDENTITY_VARIABLES: [&str; 14] = [
 #[derive(Debug)]
 pub(crate) struct Cluster {
     pub(crate) layout: Layout,
+    /// More environment for the nodes.
+    pub(crate) environment: Vec<(&'static str, String)>,
     children: Vec<Option<Running>>,
 }
 
@@ -62,7 +64,7 @@ pub(crate) struct Ended {
 impl Cluster {
     pub(crate) fn new(layout: Layout) -> Cluster {
         let children = layout.nodes.iter().map(|_| None).collect();
-        Cluster { layout, children }
+        Cluster { layout, environment: Vec::new(), children }
     }
 
     pub(crate) fn start_all(&mut self) -> Result<(), Failure> {
@@ -100,6 +102,7 @@ impl Cluster {
             ])
             // Nobody balances load here, and Ctrl-C shall be quick.
             .env("OVNCP_DRAIN_DELAY", std::env::var_os("OVNCP_DRAIN_DELAY").unwrap_or_else(|| "0s".into()))
+            .envs(self.environment.iter().map(|(name, value)| (*name, value)))
             .args(["--http-port", &node.http.to_string(), "--metrics-port", &node.metrics.to_string()])
             .args(["--peer-port", &node.peer.to_string(), "--peers", &layout.peers()])
             .arg("--data-dir")

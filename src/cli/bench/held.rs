@@ -1,0 +1,106 @@
+//! Locks that are held while something else is measured: what growth costs.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use indicatif::ProgressBar;
+use tokio::task::JoinSet;
+
+use super::closed_loop::{progress, token};
+use super::wire::{Connection, request};
+use crate::cli::failure::{Exit, Failure};
+use crate::cli::random_id;
+
+/// Connections over which locks are acquired.
+const CONNECTIONS: usize = 64;
+/// Lease of locks that nobody renews: longer than any run.
+const TTL_MS_LONGEST: u64 = 86_400_000;
+/// Locks whose progress is shown at once.
+const SHOWN_STEP: u64 = 100;
+
+/// A lock that this process holds.
+#[derive(Clone, Debug)]
+pub(super) struct HeldLock {
+    /// Position of the node that is spoken to about it.
+    pub(super) node: usize,
+    /// Renews it.
+    pub(super) renewal: Vec<u8>,
+}
+
+/// Holds so many locks until their lease ends with the cluster.
+pub(super) async fn hold_long(count: u32, addresses: &[String]) -> Result<(), Failure> {
+    hold(count, TTL_MS_LONGEST, addresses).await.map(drop)
+}
+
+/// Acquires so many locks.
+pub(super) async fn hold(count: u32, ttl_ms: u64, addresses: &[String]) -> Result<Vec<HeldLock>, Failure> {
+    let bar = progress(u64::from(count));
+    bar.set_message(format!("holding {count} locks"));
+    let run = random_id()[..8].to_owned();
+    let next = Arc::new(AtomicU32::new(0));
+    let mut tasks = JoinSet::new();
+    for _ in 0..CONNECTIONS {
+        let turn = Turn { run: run.clone(), ttl_ms, next: Arc::clone(&next), count, bar: bar.clone() };
+        tasks.spawn(turn.acquire(addresses.to_vec()));
+    }
+    let mut held = Vec::new();
+    while let Some(ended) = tasks.join_next().await {
+        let ended = ended.map_err(|e| Failure::new(Exit::Failure, format!("a client failed: {e}")))?;
+        held.extend(ended.map_err(|e| Failure::io("acquire a lock to hold", &e))?);
+    }
+    bar.finish_and_clear();
+    Ok(held)
+}
+
+/// One connection's part.
+struct Turn {
+    run: String,
+    ttl_ms: u64,
+    next: Arc<AtomicU32>,
+    count: u32,
+    bar: ProgressBar,
+}
+
+impl Turn {
+    async fn acquire(self, addresses: Vec<String>) -> io::Result<Vec<HeldLock>> {
+        let mut connections: Vec<Option<Connection>> = addresses.iter().map(|_| None).collect();
+        let (mut held, mut done) = (Vec::new(), 0);
+        loop {
+            let number = self.next.fetch_add(1, Ordering::Relaxed);
+            if number >= self.count {
+                self.bar.inc(done % SHOWN_STEP);
+                return Ok(held);
+            }
+            let node = number as usize % addresses.len();
+            let open = match &mut connections[node] {
+                Some(open) => open,
+                closed => closed.insert(Connection::open(&addresses[node]).await?),
+            };
+            let (acquire, renewal) = self.requests(number, &addresses[node]);
+            let reply = open.send(&acquire).await?;
+            if reply.status != 200 || token(reply.body).is_none() {
+                let words = String::from_utf8_lossy(&reply.body[..reply.body.len().min(300)]);
+                return Err(io::Error::other(format!("answer {}: {words}", reply.status)));
+            }
+            if self.ttl_ms != TTL_MS_LONGEST {
+                held.push(HeldLock { node, renewal });
+            }
+            done += 1;
+            if done % SHOWN_STEP == 0 {
+                self.bar.inc(SHOWN_STEP);
+            }
+        }
+    }
+
+    fn requests(&self, number: u32, address: &str) -> (Vec<u8>, Vec<u8>) {
+        let path = format!("/api/v1/cluster/locks/held%3A{}%3A{number}", self.run);
+        let (secret, ttl_ms) = (random_id(), self.ttl_ms);
+        let acquire = format!(r#"{{"owner":"bench","ttl_ms":{ttl_ms},"secret":"{secret}"}}"#);
+        let renew = format!(r#"{{"secret":"{secret}","ttl_ms":{ttl_ms}}}"#);
+        let post = |verb: &str, body: &str| {
+            request("POST", address, &format!("{path}/{verb}"), "application/json", body.as_bytes())
+        };
+        (post("acquire", &acquire), post("renew", &renew))
+    }
+}
