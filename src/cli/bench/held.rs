@@ -14,7 +14,7 @@ use crate::cli::random_id;
 
 /// Connections over which locks are acquired.
 const CONNECTIONS: usize = 64;
-/// Lease of locks that nobody renews: longer than any run.
+/// Lease until the first renewal, if there is any: longer than any run.
 const TTL_MS_LONGEST: u64 = 86_400_000;
 /// Locks whose progress is shown at once.
 const SHOWN_STEP: u64 = 100;
@@ -28,20 +28,19 @@ pub(super) struct HeldLock {
     pub(super) renewal: Vec<u8>,
 }
 
-/// Holds so many locks until their lease ends with the cluster.
-pub(super) async fn hold_long(count: u32, addresses: &[String]) -> Result<(), Failure> {
-    hold(count, TTL_MS_LONGEST, addresses).await.map(drop)
-}
-
-/// Acquires so many locks.
-pub(super) async fn hold(count: u32, ttl_ms: u64, addresses: &[String]) -> Result<Vec<HeldLock>, Failure> {
+/// Acquires so many locks. Only if they will be renewed, to this TTL, is each one remembered.
+pub(super) async fn hold(
+    count: u32,
+    renewed_to_ms: Option<u64>,
+    addresses: &[String],
+) -> Result<Vec<HeldLock>, Failure> {
     let bar = progress(u64::from(count));
     bar.set_message(format!("holding {count} locks"));
     let run = random_id()[..8].to_owned();
     let next = Arc::new(AtomicU32::new(0));
     let mut tasks = JoinSet::new();
     for _ in 0..CONNECTIONS {
-        let turn = Turn { run: run.clone(), ttl_ms, next: Arc::clone(&next), count, bar: bar.clone() };
+        let turn = Turn { run: run.clone(), renewed_to_ms, next: Arc::clone(&next), count, bar: bar.clone() };
         tasks.spawn(turn.acquire(addresses.to_vec()));
     }
     let mut held = Vec::new();
@@ -56,7 +55,7 @@ pub(super) async fn hold(count: u32, ttl_ms: u64, addresses: &[String]) -> Resul
 /// One connection's part.
 struct Turn {
     run: String,
-    ttl_ms: u64,
+    renewed_to_ms: Option<u64>,
     next: Arc<AtomicU32>,
     count: u32,
     bar: ProgressBar,
@@ -77,14 +76,17 @@ impl Turn {
                 Some(open) => open,
                 closed => closed.insert(Connection::open(&addresses[node]).await?),
             };
-            let (acquire, renewal) = self.requests(number, &addresses[node]);
+            let secret = random_id();
+            let body = format!(r#"{{"owner":"bench","ttl_ms":{TTL_MS_LONGEST},"secret":"{secret}"}}"#);
+            let acquire = self.request(number, &addresses[node], "acquire", &body);
             let reply = open.send(&acquire).await?;
             if reply.status != 200 || token(reply.body).is_none() {
                 let words = String::from_utf8_lossy(&reply.body[..reply.body.len().min(300)]);
                 return Err(io::Error::other(format!("answer {}: {words}", reply.status)));
             }
-            if self.ttl_ms != TTL_MS_LONGEST {
-                held.push(HeldLock { node, renewal });
+            if let Some(ttl_ms) = self.renewed_to_ms {
+                let body = format!(r#"{{"secret":"{secret}","ttl_ms":{ttl_ms}}}"#);
+                held.push(HeldLock { node, renewal: self.request(number, &addresses[node], "renew", &body) });
             }
             done += 1;
             if done % SHOWN_STEP == 0 {
@@ -93,14 +95,8 @@ impl Turn {
         }
     }
 
-    fn requests(&self, number: u32, address: &str) -> (Vec<u8>, Vec<u8>) {
-        let path = format!("/api/v1/cluster/locks/held%3A{}%3A{number}", self.run);
-        let (secret, ttl_ms) = (random_id(), self.ttl_ms);
-        let acquire = format!(r#"{{"owner":"bench","ttl_ms":{ttl_ms},"secret":"{secret}"}}"#);
-        let renew = format!(r#"{{"secret":"{secret}","ttl_ms":{ttl_ms}}}"#);
-        let post = |verb: &str, body: &str| {
-            request("POST", address, &format!("{path}/{verb}"), "application/json", body.as_bytes())
-        };
-        (post("acquire", &acquire), post("renew", &renew))
+    fn request(&self, number: u32, address: &str, verb: &str, body: &str) -> Vec<u8> {
+        let path = format!("/api/v1/cluster/locks/held%3A{}%3A{number}/{verb}", self.run);
+        request("POST", address, &path, "application/json", body.as_bytes())
     }
 }

@@ -163,7 +163,7 @@ async fn measure(args: &BenchArgs, target: &mut Target) -> Result<report::Result
         |default: &[u16]| if args.clients.is_empty() { default.to_vec() } else { args.clients.clone() };
     let addresses = target.addresses(args.target).await?;
     if args.held > 0 && args.scenario != Scenario::Renew {
-        held::hold_long(args.held, &addresses).await?;
+        held::hold(args.held, None, &addresses).await?;
     }
     Ok(match args.scenario {
         Scenario::Lock | Scenario::Read | Scenario::Write => {

@@ -39,7 +39,7 @@ pub(super) async fn run(
 ) -> Result<Renewals, Failure> {
     let holders = if args.held == 0 { HOLDERS_DEFAULT } else { args.held };
     let ttl_ms = u64::try_from(args.ttl.as_millis()).unwrap_or(u64::MAX);
-    let held = hold(holders, ttl_ms, addresses).await?;
+    let held = hold(holders, Some(ttl_ms), addresses).await?;
     let bar = progress(Window::steps(args));
     bar.set_message(format!("renew, {holders} holders"));
     let period = args.ttl / RENEW_SHARE;
