@@ -36,7 +36,7 @@ use crate::network::{
 };
 use crate::seat::{Seat, SeatError};
 use crate::shared::{Membership, Route, Shared};
-use crate::{proposals, reads, renewals, transfer};
+use crate::{integrity, proposals, reads, renewals, transfer};
 
 type Core<D> = Raft<TypeConfig, Machine<D>>;
 
@@ -177,6 +177,10 @@ impl<D: Disk, N: Net> Seat for Engine<D, N> {
         })
     }
 
+    fn quarantine(&self, reason: String) -> BoxFuture<'_, io::Result<()>> {
+        Box::pin(async move { integrity::save(self.dir.disk(), self.dir.path(), &reason) })
+    }
+
     fn take_agreed(&self) -> BoxFuture<'_, Result<(), SeatError>> {
         Box::pin(async move {
             let mut parts = self.parts.lock().await;
@@ -277,6 +281,7 @@ impl<D: Disk, N: Net> PeerHandler for Handler<D, N> {
             ControlRequest::Probe { .. } => self.probed(from),
             ControlRequest::Agree(offer) => self.offered(from, offer).await,
             ControlRequest::Join(node) => self.asked_to_admit(node).await,
+            ControlRequest::Checkpoints => integrity::answer_peer(&self.0.shared, from),
             ControlRequest::Transfer { target } => transfer::answer_peer(&self.0.shared, target).await,
         }
     }

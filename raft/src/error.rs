@@ -28,7 +28,8 @@ pub enum ProposeError {
         /// The bound.
         max: usize,
     },
-    /// This node stops or its storage failed.
+    /// This node stops, its storage failed, or it takes no writes because it may have a wrong state; nothing
+    /// happened.
     #[error("this node is stopped: {reason}")]
     Stopped {
         /// Why.
@@ -118,6 +119,14 @@ pub enum StartError {
         found: String,
         /// Name in the configuration.
         name: String,
+    },
+    /// The state in the data directory differed from the others' and must not be served.
+    #[error("data directory {path} is kept for analysis and not used: {reason}")]
+    Quarantined {
+        /// The directory.
+        path: String,
+        /// What was found.
+        reason: String,
     },
     /// The peer listener cannot be opened.
     #[error("listen for peers on {addr}: {source}")]

@@ -163,8 +163,7 @@ pub(crate) async fn ask(
 ) -> Result<(PeerIdentity, ControlResponse), CallError> {
     let target = Target { id: None, name: Some(peer.name.clone()), incarnation: None };
     let asked = shared.peers.control(peer.addr.clone(), target, request, time);
-    // The peer may take its whole time and then the answer its way back.
-    timeout(time * 2, asked).await.unwrap_or(Err(CallError::Lost))
+    timeout(time, asked).await.unwrap_or(Err(CallError::Lost))
 }
 
 fn judge(own: &JoinNode, list: [u8; 16], members: &[StaticPeer], answers: &BTreeMap<String, Answer>) -> Step {

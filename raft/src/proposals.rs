@@ -29,6 +29,7 @@ use crate::callers::{CALLERS_MAX, Queued, Ticket};
 use crate::consensus::Submitted;
 use crate::error::ProposeError;
 use crate::group::Committed;
+use crate::integrity;
 use crate::network::message::{ForwardItem, ForwardOutcome};
 use crate::network::{CallError, PeerIdentity};
 use crate::shared::{Route, Shared};
@@ -66,6 +67,9 @@ pub(crate) async fn propose(
 /// Puts a proposal into the queue at once: those started later come behind it.
 pub(crate) fn start(shared: &Shared, request: &Request, timeout: Duration) -> Result<Started, ProposeError> {
     if let Some(reason) = shared.stopped() {
+        return Err(ProposeError::Stopped { reason });
+    }
+    if let Some(reason) = integrity::refuses(shared, &request.command) {
         return Err(ProposeError::Stopped { reason });
     }
     let envelope = codec::encode_request(request);

@@ -40,6 +40,7 @@ pub(crate) fn status(shared: &Shared) -> GroupStatus {
         learners: Vec::new(),
         peers: Vec::new(),
         state_hash: Some(state_hash),
+        integrity: shared.integrity.borrow().clone(),
     };
     if let Some(consensus) = shared.consensus.get() {
         add_metrics(shared, &consensus.metrics(), route, &mut status);
@@ -100,11 +101,13 @@ fn millis(duration: Duration) -> u64 {
 pub(crate) async fn run(shared: Arc<Shared>, sender: watch::Sender<GroupStatus>) {
     let mut route = shared.route.subscribe();
     let mut phase = shared.phase.subscribe();
+    let mut integrity = shared.integrity.subscribe();
     loop {
         sender.send_replace(status(&shared));
         tokio::select! {
             _ = route.changed() => {}
             _ = phase.changed() => {}
+            _ = integrity.changed() => {}
             () = sleep(REFRESH_PERIOD) => {}
             () = shared.until_stopped() => break,
         }

@@ -34,6 +34,8 @@ pub(crate) trait Seat: Send + Sync + 'static {
     fn agree(&self, agreement: Agreement) -> BoxFuture<'_, Result<(), SeatError>>;
     /// Takes the seat and starts consensus. Taking the same one again is no error.
     fn take(&self, place: Membership) -> BoxFuture<'_, Result<(), SeatError>>;
+    /// Writes down that this data directory must not be used again, and why.
+    fn quarantine(&self, reason: String) -> BoxFuture<'_, std::io::Result<()>>;
     /// Takes the agreed seat, as the first Raft message of that cluster asks for.
     fn take_agreed(&self) -> BoxFuture<'_, Result<(), SeatError>>;
 }

@@ -19,7 +19,7 @@ use crate::peers::Peers;
 use crate::reads::ReadRequest;
 use crate::renewals::{Flush, QueuedRenewal};
 use crate::settings::GroupConfig;
-use crate::status::Phase;
+use crate::status::{Integrity, Phase};
 use crate::waiters::Waiters;
 
 /// Proposals handed to the log of this leader and not resolved yet, of all nodes together.
@@ -86,6 +86,8 @@ pub(crate) struct Shared {
     pub(crate) known_peers: Mutex<BTreeMap<NodeId, Peer>>,
     pub(crate) last_heard: Mutex<Option<Instant>>,
     pub(crate) phase: watch::Sender<Phase>,
+    /// What the comparison of states showed.
+    pub(crate) integrity: watch::Sender<Integrity>,
     pub(crate) events: watch::Sender<EventOffset>,
     pub(crate) proposals: mpsc::Sender<Queued>,
     pub(crate) reads: mpsc::Sender<ReadRequest>,
@@ -126,12 +128,13 @@ impl Shared {
         let first = self.stopping.send_if_modified(|current| {
             let first = current.is_none();
             if first {
+                // Before anybody hears of it: who does looks at the phase once, and never again.
+                self.phase.send_replace(Phase::Stopped { reason: reason.clone() });
                 *current = Some(reason.clone());
             }
             first
         });
         if first {
-            self.phase.send_replace(Phase::Stopped { reason: reason.clone() });
             self.callers.stop(&reason);
         }
     }

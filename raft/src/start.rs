@@ -22,7 +22,7 @@ use crate::settings::GroupConfig;
 use crate::shared::{LEADER_PENDING_MAX, Membership, Route, Shared};
 use crate::status::{GroupStatus, Phase};
 use crate::waiters::Waiters;
-use crate::{duties, failover, formation, lookout, office, proposals, reads, renewals, report};
+use crate::{duties, failover, formation, integrity, lookout, office, proposals, reads, renewals, report};
 
 /// The tasks of a running node.
 pub(crate) struct Running {
@@ -82,6 +82,7 @@ pub(crate) async fn start<D: Disk, N: Net>(
     });
     let failed = |error: StorageError| storage_failed(&config.data_dir, error);
     let dir = DataDir::open(disk, &config.data_dir).map_err(failed)?;
+    refuse_quarantined(&dir)?;
     let store = ovncp_storage::open(dir.clone(), options, sink).map_err(failed)?;
     let agreement =
         Agreement::load(dir.disk(), dir.path()).map_err(|error| storage_failed(&config.data_dir, error))?;
@@ -97,6 +98,16 @@ pub(crate) async fn start<D: Disk, N: Net>(
 
 fn storage_failed(path: &Path, error: impl std::error::Error + Send + Sync + 'static) -> StartError {
     StartError::Storage { path: path.display().to_string(), source: Box::new(error) }
+}
+
+/// What was found to be wrong is not served again, not even for the moment until it is found again.
+fn refuse_quarantined<D: Disk>(dir: &DataDir<D>) -> Result<(), StartError> {
+    let path = || dir.path().display().to_string();
+    match integrity::load(dir.disk(), dir.path()) {
+        Ok(None) => Ok(()),
+        Ok(Some(reason)) => Err(StartError::Quarantined { path: path(), reason }),
+        Err(error) => Err(StartError::Storage { path: path(), source: Box::new(error) }),
+    }
 }
 
 /// A data directory belongs to the node that made it.
@@ -150,6 +161,7 @@ async fn run<D: Disk, N: Net>(
         known_peers: Mutex::default(),
         last_heard: Mutex::new(None),
         phase: watch::Sender::new(Phase::Recovering),
+        integrity: watch::Sender::default(),
         events,
         proposals: proposal_sender,
         reads: read_sender,
@@ -207,6 +219,7 @@ async fn live(shared: Arc<Shared>, seat: Arc<dyn Seat>, resumed: Option<(Members
         office::run(Arc::clone(&shared), Arc::clone(&consensus)),
         duties::run(Arc::clone(&shared), Arc::clone(&consensus), Arc::clone(&seat)),
         failover::run(Arc::clone(&shared), Arc::clone(&consensus)),
+        integrity::run(Arc::clone(&shared), Arc::clone(&consensus), Arc::clone(&seat)),
         lookout::run(Arc::clone(&shared), Arc::clone(&consensus)),
         lookout::report_start(Arc::clone(&shared)),
     );

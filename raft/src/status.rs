@@ -23,6 +23,29 @@ pub enum Phase {
     },
 }
 
+/// What the comparison of this node's state with the others' showed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Integrity {
+    /// Nothing was compared yet.
+    #[default]
+    Unchecked,
+    /// A majority of the voters has the same state.
+    Agrees {
+        /// The last index at which it was compared.
+        at: LogIndex,
+    },
+    /// States differ and none has a majority: this node takes no writes.
+    Held {
+        /// Who differs, and after which entry.
+        reason: String,
+    },
+    /// A majority has another state: this node stopped for good.
+    Quarantined {
+        /// Who differs, and after which entry.
+        reason: String,
+    },
+}
+
 /// This node's view of its group.
 #[derive(Clone, Debug)]
 pub struct GroupStatus {
@@ -54,6 +77,8 @@ pub struct GroupStatus {
     pub peers: Vec<PeerStatus>,
     /// Hash of the state at `applied`.
     pub state_hash: Option<StateHash>,
+    /// Whether that is the state of the others too.
+    pub integrity: Integrity,
 }
 
 /// A member as the leader sees it.

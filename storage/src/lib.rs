@@ -25,7 +25,7 @@ pub mod wal;
 
 pub use data_dir::DataDir;
 pub use error::{FailureKind, StorageError, StorageFailure};
-pub use machine::{Machine, Replica};
+pub use machine::{Checkpoint, Machine, Replica};
 pub use snapshot::{SnapshotFile, SnapshotSink, SnapshotStore};
 pub use store::{Store, StoreOptions, open};
 pub use wal::{LogReader, LogStore, WriterMode};

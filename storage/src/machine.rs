@@ -4,15 +4,17 @@
 //! [`Refusal`](ovncp_state::Refusal)s, part of the reply. What can fail is decoding, and then this node stops,
 //! because going on would make its state differ from the others'.
 
+use std::collections::VecDeque;
 use std::io;
-use std::sync::{Arc, RwLock};
-use std::sync::{PoisonError, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, RwLock};
+use std::sync::{MutexGuard, PoisonError, RwLockReadGuard, RwLockWriteGuard};
 
 use futures_util::{Stream, StreamExt};
 use openraft::alias::{SnapshotOf, StoredMembershipOf};
 use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend};
-use ovncp_state::{Entry, LogIndex, Request, State};
+use ovncp_state::{Entry, LogIndex, Request, State, StateHash};
+use serde::{Deserialize, Serialize};
 use tokio::sync::{oneshot, watch};
 
 use crate::codec::{CodecError, LogId, decode_request};
@@ -26,8 +28,29 @@ use crate::wal::WriterMode;
 /// Entries applied under one write lock: readers wait for at most so many.
 const APPLY_ENTRIES_MAX: usize = 64;
 
+/// The state's hash is remembered each time the applied index passes a multiple of this. Part of what nodes compare:
+/// all of them remember the same indexes.
+pub const CHECKPOINT_ENTRIES: u64 = 256;
+/// So many hashes are remembered; a node that lags further behind cannot be compared until it caught up.
+pub const CHECKPOINTS_MAX: usize = 256;
+
 type Snapshot<D> = SnapshotOf<TypeConfig, SnapshotFile<D>>;
 type StoredMembership = StoredMembershipOf<TypeConfig>;
+
+/// The state at one index, as nodes compare it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Checkpoint {
+    /// The last entry of a command that is applied; what follows it in the log changed nothing.
+    pub index: LogIndex,
+    /// Hash of every replicated object.
+    pub hash: StateHash,
+}
+
+impl Checkpoint {
+    fn of(state: &State) -> Self {
+        Self { index: state.applied(), hash: state.hash() }
+    }
+}
 
 /// This node's copy of the state, for readers.
 #[derive(Clone, Debug)]
@@ -37,6 +60,8 @@ pub struct Replica {
 
 struct Shared {
     state: RwLock<State>,
+    /// Oldest first.
+    checkpoints: Mutex<VecDeque<Checkpoint>>,
     applied: watch::Sender<LogIndex>,
     health: watch::Sender<Option<StorageFailure>>,
 }
@@ -54,7 +79,34 @@ impl Replica {
         health: watch::Sender<Option<StorageFailure>>,
     ) -> Self {
         let applied = watch::Sender::new(applied);
-        Self { shared: Arc::new(Shared { state: RwLock::new(state), applied, health }) }
+        let checkpoints = Mutex::default();
+        Self { shared: Arc::new(Shared { state: RwLock::new(state), checkpoints, applied, health }) }
+    }
+
+    /// Hashes of the state at the indexes that all nodes remember, and at the present one: oldest first, at most
+    /// one more than [`CHECKPOINTS_MAX`].
+    pub fn checkpoints(&self) -> Vec<Checkpoint> {
+        // First the past: what is applied in between is in neither, which does no harm.
+        let mut checkpoints: Vec<Checkpoint> = self.remembered().iter().copied().collect();
+        let present = self.read(Checkpoint::of);
+        if checkpoints.last().is_none_or(|last| last.index < present.index) {
+            checkpoints.push(present);
+        }
+        checkpoints
+    }
+
+    fn remembered(&self) -> MutexGuard<'_, VecDeque<Checkpoint>> {
+        self.shared.checkpoints.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn remember(&self, checkpoint: Checkpoint) {
+        let mut checkpoints = self.remembered();
+        if checkpoints.back().is_none_or(|last| last.index < checkpoint.index) {
+            checkpoints.push_back(checkpoint);
+        }
+        if checkpoints.len() > CHECKPOINTS_MAX {
+            checkpoints.pop_front();
+        }
     }
 
     /// Looks at the state. Appliers wait meanwhile: take out what is needed and return.
@@ -144,7 +196,10 @@ impl<D: Disk> Machine<D> {
                 }
             }
         }
-        let applied = apply_all(&mut self.replica.state_mut(), proposals);
+        let (applied, checkpoint) = apply_all(&mut self.replica.state_mut(), proposals);
+        if let Some(checkpoint) = checkpoint {
+            self.replica.remember(checkpoint);
+        }
         self.last_applied = last_applied;
         if let Some(membership) = membership {
             self.membership = membership;
@@ -172,13 +227,23 @@ impl<D: Disk> Machine<D> {
     }
 }
 
-fn apply_all(state: &mut State, proposals: Vec<(LogId, Proposal, Request)>) -> Vec<AppliedEntry> {
+/// Applies them in order. A checkpoint belongs to the first entry that reaches or passes its multiple, which is the
+/// same one on every node.
+fn apply_all(
+    state: &mut State,
+    proposals: Vec<(LogId, Proposal, Request)>,
+) -> (Vec<AppliedEntry>, Option<Checkpoint>) {
+    let mut checkpoint = None;
     let apply = |(log_id, proposal, request): (LogId, Proposal, Request)| {
-        let index = LogIndex(log_id.index);
+        let (index, before) = (LogIndex(log_id.index), state.applied());
         let applied = state.apply(Entry { index, at: proposal.at, request });
+        if index.0 / CHECKPOINT_ENTRIES > before.0 / CHECKPOINT_ENTRIES {
+            checkpoint = Some(Checkpoint::of(state));
+        }
         AppliedEntry { index, term: log_id.leader_id.term, origin: proposal.origin, applied }
     };
-    proposals.into_iter().map(apply).collect()
+    let applied = proposals.into_iter().map(apply).collect();
+    (applied, checkpoint)
 }
 
 impl<D: Disk> RaftStateMachine<TypeConfig> for Machine<D> {
@@ -203,9 +268,11 @@ impl<D: Disk> RaftStateMachine<TypeConfig> for Machine<D> {
     }
 
     async fn get_snapshot_builder(&mut self) -> SnapshotBuilder<D> {
+        // A copy-on-write clone: apply goes on while it is written.
+        let state = self.replica.state().clone();
+        self.replica.remember(Checkpoint::of(&state));
         SnapshotBuilder {
-            // A copy-on-write clone: apply goes on while it is written.
-            state: self.replica.state().clone(),
+            state,
             meta: SnapshotMeta { last_log_id: self.last_applied, last_membership: self.membership.clone() },
             snapshots: self.snapshots.clone(),
             replica: self.replica.clone(),
@@ -237,6 +304,9 @@ impl<D: Disk> RaftStateMachine<TypeConfig> for Machine<D> {
             WriterMode::Thread => on_thread(install).await,
         };
         let state = installed.inspect_err(|error| self.replica.fail(error))?;
+        // What was remembered belongs to the state that is replaced.
+        self.replica.remembered().clear();
+        self.replica.remember(Checkpoint::of(&state));
         let old = std::mem::replace(&mut *self.replica.state_mut(), state);
         self.last_applied = meta.last_log_id;
         self.membership = meta.last_membership.clone();

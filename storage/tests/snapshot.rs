@@ -360,3 +360,35 @@ fn snapshots_work_on_the_machines_disk() {
         assert_eq!(hash(&open_store(&RealDisk, &path, StoreOptions::default()).unwrap()), before);
     });
 }
+
+#[test]
+fn hashes_are_remembered_at_the_same_indexes_however_entries_arrive_and_are_bounded() {
+    use ovncp_storage::machine::{CHECKPOINT_ENTRIES, CHECKPOINTS_MAX};
+
+    let entries = commands(CHECKPOINT_ENTRIES * 3, 1);
+    let remembered = |portion: usize| {
+        run(async {
+            let mut store = open_store(&SimDisk::new(), DATA, tiny()).unwrap();
+            for some in entries.chunks(portion) {
+                apply(&mut store.machine, some.to_vec()).await.unwrap();
+            }
+            store.replica.checkpoints()
+        })
+    };
+    let whole = remembered(entries.len());
+    let indexes: Vec<_> = whole.iter().map(|checkpoint| checkpoint.index.0).collect();
+    // The last one is the present.
+    let multiple = |times| CHECKPOINT_ENTRIES * times;
+    assert_eq!(indexes, [multiple(1), multiple(2), multiple(3), multiple(3) + 2]);
+    assert_eq!(remembered(7), whole);
+    assert_eq!(remembered(1), whole);
+    let ticks: Vec<Entry> =
+        (1..=CHECKPOINTS_MAX as u64 + 9).map(|n| command(multiple(n), Command::Tick)).collect();
+    run(async {
+        let mut store = open_store(&SimDisk::new(), DATA, tiny()).unwrap();
+        apply(&mut store.machine, ticks).await.unwrap();
+        let kept = store.replica.checkpoints();
+        assert_eq!(kept.len(), CHECKPOINTS_MAX);
+        assert_eq!(kept[0].index, LogIndex(multiple(10)));
+    });
+}

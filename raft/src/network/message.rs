@@ -5,6 +5,7 @@ use bytes::Bytes;
 use ovncp_state::command::{JoinNode, RenewLock};
 use ovncp_state::reply::Renewed;
 use ovncp_state::{ClusterId, LogIndex, NodeId, Refusal as StateRefusal};
+use ovncp_storage::Checkpoint;
 use ovncp_storage::types::Origin;
 use serde::{Deserialize, Serialize};
 
@@ -93,6 +94,8 @@ pub enum ControlRequest {
         /// To whom.
         target: Option<NodeId>,
     },
+    /// Which hashes has your state had?
+    Checkpoints,
 }
 
 /// A cluster that is about to be founded.
@@ -154,6 +157,13 @@ pub enum ControlResponse {
     Transferred {
         /// Who leads.
         leader: NodeId,
+    },
+    /// To `Checkpoints`.
+    Checkpoints {
+        /// Hashes of other versions cannot be compared.
+        version: u16,
+        /// Oldest first.
+        checkpoints: Vec<Checkpoint>,
     },
 }
 

@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::sync::{Arc, LazyLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ovncp_raft::network::TcpNet;
 use ovncp_raft::{Group, GroupConfig, GroupStatus, Phase, StartError, StaticPeer, Timing};
 use ovncp_state::command::{KvOperation, WriteKv};
-use ovncp_state::{Command, NodeId, Request};
+use ovncp_state::{Command, LogIndex, NodeId, Request, State};
 use ovncp_storage::StoreOptions;
 use ovncp_storage::disk::SimDisk;
 use ovncp_storage::runtime::Process;
@@ -18,7 +18,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 /// Generous: a busy machine must not fail a test.
-pub(crate) const TIMEOUT: Duration = Duration::from_secs(20);
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(60);
 
 pub(crate) fn put(key: &str, value: &str) -> Request {
     let operations = vec![KvOperation::Put {
@@ -130,6 +130,21 @@ impl TestNode {
         self.until("serving", |status| status.phase == Phase::Serving).await
     }
 
+    /// Waits until the state of this node says so; looked at after each entry.
+    pub(crate) async fn until_state(&self, what: &str, holds: impl Fn(&State) -> bool) {
+        let group = self.group();
+        let began = Instant::now();
+        loop {
+            let (applied, holds) = group.read(&holds);
+            if holds {
+                return;
+            }
+            let left = TIMEOUT.saturating_sub(began.elapsed());
+            let next = group.wait_applied(LogIndex(applied.0 + 1), left).await;
+            assert!(next.is_ok(), "{}: not in time: {what}; {:?}", self.name(), group.status());
+        }
+    }
+
     pub(crate) fn value(&self, key: &str) -> Option<String> {
         let stored = self.group().read(|state| state.kv(key.as_bytes())).1;
         stored.map(|(_, value)| String::from_utf8(value).unwrap())
@@ -146,6 +161,16 @@ fn copy(from: &Path, to: &Path) {
         } else {
             std::fs::copy(&entry, &to).unwrap();
         }
+    }
+}
+
+/// The same, but a node must be silent for seconds before another one campaigns: for tests that count terms.
+pub(crate) fn patient() -> Timing {
+    Timing {
+        election_timeout_min: Duration::from_secs(5),
+        election_timeout_max: Duration::from_secs(8),
+        no_leader_wait: TIMEOUT,
+        ..quick()
     }
 }
 
@@ -189,14 +214,26 @@ impl Cluster {
     }
 
     pub(crate) async fn formed(count: usize) -> Self {
+        Self::new(count).await.started().await
+    }
+
+    /// The same with these time constants.
+    pub(crate) async fn formed_with(count: usize, timing: Timing) -> Self {
         let mut cluster = Self::new(count).await;
         for node in cluster.nodes.values_mut() {
+            node.config.timing = timing.clone();
+        }
+        cluster.started().await
+    }
+
+    async fn started(mut self) -> Self {
+        for node in self.nodes.values_mut() {
             node.start().await;
         }
-        for node in cluster.nodes.values() {
+        for node in self.nodes.values() {
             node.serving().await;
         }
-        cluster
+        self
     }
 
     pub(crate) fn node(&self, name: &str) -> &TestNode {
@@ -244,6 +281,16 @@ impl Cluster {
     pub(crate) async fn follower(&self) -> String {
         let leader = self.leader().await;
         self.running().find(|node| node.name() != leader).unwrap().name().to_owned()
+    }
+
+    /// Makes `name` lead. A busy machine may refuse it for a while.
+    pub(crate) async fn make_leader(&self, name: &str) {
+        let id = self.id(name);
+        let began = Instant::now();
+        while self.node(name).group().transfer_leader(Some(id), TIMEOUT).await != Ok(id) {
+            assert!(began.elapsed() < TIMEOUT, "{name} cannot be made the leader");
+        }
+        self.node(name).until("leads", |status| status.is_leader).await;
     }
 
     pub(crate) async fn stop(&mut self) {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::cluster::{Cluster, TIMEOUT, put};
+use crate::cluster::{Cluster, TIMEOUT, patient, put};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn any_leader_may_be_killed_and_nothing_acknowledged_is_lost() {
@@ -77,7 +77,7 @@ async fn a_leader_that_stands_still_is_replaced_and_follows_when_it_wakes() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_follower_changes_no_term() {
-    let mut cluster = Cluster::formed(3).await;
+    let mut cluster = Cluster::formed_with(3, patient()).await;
     let leader = cluster.leader().await;
     let follower = cluster.follower().await;
     let term = cluster.node(&leader).group().status().term;
@@ -126,7 +126,8 @@ async fn writes_under_way_survive_the_death_of_the_leader_and_happen_once() {
             })
             .collect();
         while done.load(Ordering::Relaxed) < 100 {
-            tokio::time::sleep(Duration::from_millis(1)).await;
+            assert!(!writers.iter().any(tokio::task::JoinHandle::is_finished), "a writer ended");
+            tokio::task::yield_now().await;
         }
         cluster.node_mut(&leader).kill();
         let new = cluster.leader().await;

@@ -4,7 +4,9 @@
 mod cluster;
 mod failover;
 mod faults;
+mod integrity;
 mod locks;
 mod membership;
 mod single;
 mod three;
+mod transfer;

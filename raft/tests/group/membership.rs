@@ -5,27 +5,17 @@ use std::time::Duration;
 use ovncp_raft::{GroupStatus, MembershipError, Phase, StaticPeer};
 use ovncp_state::command::{NodeRole, NodeStatus, RemoveNode};
 use ovncp_state::view::NodeView;
-use ovncp_state::{Command, NodeId, Request};
+use ovncp_state::{Command, NodeId, Request, State};
 
-use crate::cluster::{Cluster, TIMEOUT, TestNode, put};
+use crate::cluster::{Cluster, TIMEOUT, TestNode, patient, put};
 
 fn member(node: &TestNode, name: &str) -> Option<NodeView> {
     node.group().read(|state| state.node_by_name(name)).1
 }
 
 async fn until_member(node: &TestNode, name: &str, holds: impl Fn(&NodeView) -> bool) -> NodeView {
-    let reached = async {
-        loop {
-            if let Some(view) = member(node, name).filter(&holds) {
-                return view;
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    match tokio::time::timeout(TIMEOUT, reached).await {
-        Ok(view) => view,
-        Err(_) => panic!("{name} as seen by {}: {:?}", node.name(), member(node, name)),
-    }
+    node.until_state(name, |state| state.node_by_name(name).is_some_and(|view| holds(&view))).await;
+    member(node, name).expect("a record of a member stays")
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -77,7 +67,7 @@ async fn a_dead_voter_is_suspected_then_inactive_then_replaced_by_a_learner() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_removed_node_learns_it_and_stops_and_the_others_go_on() {
-    let mut cluster = Cluster::formed(3).await;
+    let mut cluster = Cluster::formed_with(3, patient()).await;
     let leader = cluster.leader().await;
     let gone = cluster.follower().await;
     let id = cluster.id(&gone);
@@ -185,17 +175,8 @@ async fn a_wiped_node_comes_back_with_a_new_id_in_the_place_of_its_old_self() {
     let leader = cluster.leader().await;
     let at_leader = cluster.node(&leader);
     at_leader.until("the old id is gone", |status| !status.voters.contains(&old)).await;
-    let until_left = async {
-        while at_leader
-            .group()
-            .read(|state| state.node(old))
-            .1
-            .is_some_and(|node| node.status != NodeStatus::Left)
-        {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    tokio::time::timeout(TIMEOUT, until_left).await.expect("the old record is ended");
+    let left = |state: &State| state.node(old).is_none_or(|node| node.status == NodeStatus::Left);
+    at_leader.until_state("the old record is ended", left).await;
     assert_eq!(at_leader.group().status().voters.len(), 3);
     cluster.stop().await;
 }

@@ -14,7 +14,8 @@ use ovncp_raft::network::wire::{self, Fault};
 use ovncp_raft::network::{Lane, PeerIdentity, Refusal, SnapshotOffer, Target};
 use ovncp_state::command::{JoinNode, RenewLock};
 use ovncp_state::reply::Renewed;
-use ovncp_state::{ClusterId, FencingToken, Incarnation, LogIndex, Millis, NodeId, SecretHash};
+use ovncp_state::{ClusterId, FencingToken, Incarnation, LogIndex, Millis, NodeId, SecretHash, StateHash};
+use ovncp_storage::Checkpoint;
 use ovncp_storage::types::{Origin, Peer};
 
 use crate::node::{entry, log_id, vote};
@@ -272,6 +273,7 @@ fn control() {
         ControlRequest::Join(node.clone()),
         ControlRequest::Agree(offer),
         ControlRequest::Transfer { target: Some(id) },
+        ControlRequest::Checkpoints,
     ];
     let responses = [
         ControlResponse::Blank { list: [3; 16], node },
@@ -281,6 +283,10 @@ fn control() {
         ControlResponse::Agreed,
         ControlResponse::Refused { reason: "no".into(), retry: true },
         ControlResponse::Transferred { leader: id },
+        ControlResponse::Checkpoints {
+            version: 1,
+            checkpoints: vec![Checkpoint { index: LogIndex(300), hash: StateHash([6; 16]) }],
+        },
     ];
     check(&[
         (
@@ -289,7 +295,7 @@ fn control() {
             "000303030303030303030303030303030301016e0101010101010101010101010101010100000000\
              00000002070707070707070707070707070707070505050505050505050505050505050505050505\
              05050505050505050505050501016e01010101010101010101010101010101000000000000000301\
-             02",
+             0204",
         ),
         (
             "responses",
@@ -297,7 +303,7 @@ fn control() {
             "0003030303030303030303030303030303016e010101010101010101010101010101010000000000\
              00000107070707070707070707070707070707020101016e03683a31010207070707070707070707\
              07070707070702050505050505050505050505050505050505050505050505050505050505050503\
-             0101016e03683a310405026e6f010602",
+             0101016e03683a310405026e6f010602070101ac020606060606060606060606060606060606",
         ),
     ]);
 }

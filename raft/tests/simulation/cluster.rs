@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use ovncp_raft::{Group, GroupConfig, Phase, SnapshotSettings, StaticPeer, Timing};
+use ovncp_raft::{Group, GroupConfig, Integrity, Phase, SnapshotSettings, StaticPeer, Timing};
 use ovncp_state::NodeId;
 use ovncp_state::command::NodeInfo;
 use ovncp_storage::StoreOptions;
@@ -393,7 +393,11 @@ impl<D: Machine> Cluster<D> {
     pub fn reap(&self) -> Vec<String> {
         let mut reaped = Vec::new();
         for node in self.connect_all() {
-            let Phase::Stopped { reason } = node.group.status().phase else { continue };
+            let status = node.group.status();
+            if let Integrity::Held { reason } | Integrity::Quarantined { reason } = &status.integrity {
+                self.trace.violation(format!("{}: {reason}", node.name));
+            }
+            let Phase::Stopped { reason } = status.phase else { continue };
             let excused =
                 self.with(&node.name, |host| host.troubled || host.leaving || host.stopping).unwrap_or(false);
             self.trace.note(format_args!("{}: stopped by itself: {reason}", node.name));

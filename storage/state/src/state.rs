@@ -164,6 +164,10 @@ impl State {
         self.deadlines.next()
     }
 
+    /// Version of what [`hash`](Self::hash) covers and how: hashes of different versions say nothing about each
+    /// other. Raise it with every change of a record's fields.
+    pub const HASH_VERSION: u16 = 1;
+
     /// Hash over every replicated object. Equal on all nodes that applied the same entries.
     pub fn hash(&self) -> StateHash {
         let hashes = [
