@@ -15,7 +15,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use ovncp_raft::group::Group;
-use ovncp_raft::status::{GroupStatus, Phase};
+use ovncp_raft::status::{GroupStatus, Integrity, Phase};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use utoipa::{IntoParams, ToSchema};
@@ -138,9 +138,19 @@ impl Health {
             ("apply", Check::when(lag <= LAG_ENTRIES_MAX, format!("{lag} committed entries to apply"))),
             ("draining", Check::when(!draining, if draining { "this node stops" } else { "no" })),
             ("leader", leader(status)),
+            ("state", state(&status.integrity)),
             ("membership", member),
             ("startup", Check::when(serving, describe(&status.phase))),
         ])
+    }
+}
+
+/// A state that may be wrong is not served.
+fn state(integrity: &Integrity) -> Check {
+    match integrity {
+        Integrity::Unchecked => Check::when(true, "not compared yet"),
+        Integrity::Agrees { at } => Check::when(true, format!("equal to the majority's after entry {at}")),
+        Integrity::Held { reason } | Integrity::Quarantined { reason } => Check::when(false, reason.clone()),
     }
 }
 
