@@ -30,6 +30,8 @@ use crate::group::Committed;
 
 /// Callers waiting on one node at once.
 pub(crate) const CALLERS_MAX: usize = 65_536;
+/// Bytes of their encoded requests together: an average of 1 KiB for as many as there may be.
+pub(crate) const CALLERS_BYTES_MAX: usize = 64 * 1_024 * 1_024;
 /// Within this time a leader that is gone or not the leader any more has said so.
 const DELIVERY_TIME: Duration = Duration::from_millis(250);
 
@@ -53,6 +55,16 @@ pub(crate) struct Callers {
 struct Inner {
     next_ticket: u64,
     waiting: BTreeMap<u64, Caller>,
+    /// Invariant: the sum of the envelopes in `waiting`.
+    bytes: usize,
+}
+
+impl Inner {
+    fn remove(&mut self, ticket: u64) -> Option<Caller> {
+        let caller = self.waiting.remove(&ticket)?;
+        self.bytes -= caller.proposal.envelope.len();
+        Some(caller)
+    }
 }
 
 struct Caller {
@@ -68,7 +80,7 @@ struct Caller {
 
 impl Callers {
     pub(crate) fn new() -> Arc<Self> {
-        let inner = Inner { next_ticket: random_u64(), waiting: BTreeMap::new() };
+        let inner = Inner { next_ticket: random_u64(), waiting: BTreeMap::new(), bytes: 0 };
         Arc::new(Self { node: AtomicU64::new(0), inner: Mutex::new(inner) })
     }
 
@@ -88,6 +100,10 @@ impl Callers {
         if inner.waiting.len() >= CALLERS_MAX {
             return Err(ProposeError::Busy { queue: "proposals" });
         }
+        if envelope.len() > CALLERS_BYTES_MAX - inner.bytes {
+            return Err(ProposeError::Busy { queue: "proposal bytes" });
+        }
+        inner.bytes += envelope.len();
         let number = inner.next_ticket;
         inner.next_ticket = inner.next_ticket.wrapping_add(1);
         let proposal = Queued { ticket: number, envelope, give_up };
@@ -149,7 +165,7 @@ impl Callers {
 
     /// Answers a caller whose proposal surely was not appended.
     pub(crate) fn refuse(&self, ticket: u64, error: ProposeError) {
-        let caller = self.lock().waiting.remove(&ticket);
+        let caller = self.lock().remove(ticket);
         if let Some(caller) = caller {
             let _ = caller.answer.send(Err(error));
         }
@@ -160,31 +176,38 @@ impl Callers {
         if origin.node.0 != self.node.load(Ordering::Acquire) {
             return;
         }
-        let caller = self.lock().waiting.remove(&origin.ticket);
+        let caller = self.lock().remove(origin.ticket);
         if let Some(caller) = caller {
             let _ = caller.answer.send(Ok(committed()));
         }
     }
 
-    /// Tells everybody whose proposal may be in a log that the outcome is not known: no majority works. One that
-    /// was handed over a moment ago may yet be refused for certain (a dead leader's port refuses within
+    /// Tells everybody whose proposal may be in a log for `age` that the outcome is not known: no majority works.
+    /// One that was handed over a moment ago may yet be refused for certain (a dead leader's port refuses within
     /// milliseconds), so it is spared until [`DELIVERY_TIME`] has passed.
-    pub(crate) fn abandon(&self) {
+    pub(crate) fn abandon(&self, age: Duration) {
+        let age = age.max(DELIVERY_TIME);
         let mut inner = self.lock();
         if inner.waiting.is_empty() {
             return;
         }
-        let handed_over = inner.waiting.extract_if(.., |_, caller| {
-            caller.handed_over.is_some() && caller.since.elapsed() >= DELIVERY_TIME
-        });
+        let handed_over: Vec<_> = inner
+            .waiting
+            .extract_if(.., |_, caller| caller.handed_over.is_some() && caller.since.elapsed() >= age)
+            .collect();
         for (_, caller) in handed_over {
+            inner.bytes -= caller.proposal.envelope.len();
             let _ = caller.answer.send(Err(ProposeError::Unknown));
         }
     }
 
     /// Ends everybody: those who were handed over do not know their outcome.
     pub(crate) fn stop(&self, reason: &str) {
-        let waiting = std::mem::take(&mut self.lock().waiting);
+        let waiting = {
+            let mut inner = self.lock();
+            inner.bytes = 0;
+            std::mem::take(&mut inner.waiting)
+        };
         for caller in waiting.into_values() {
             let error = if caller.handed_over.is_some() {
                 ProposeError::Unknown
@@ -219,7 +242,7 @@ impl Ticket {
 
     /// Gives up waiting. `Some` when the answer came meanwhile; else whether it was handed over.
     pub(crate) fn withdraw(mut self) -> Result<Answer, bool> {
-        let caller = self.callers.lock().waiting.remove(&self.number);
+        let caller = self.callers.lock().remove(self.number);
         match caller {
             Some(caller) => Err(caller.handed_over.is_some()),
             None => self.receiver.try_recv().map_err(|_| true),
@@ -229,7 +252,7 @@ impl Ticket {
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        self.callers.lock().waiting.remove(&self.number);
+        self.callers.lock().remove(self.number);
     }
 }
 
@@ -329,7 +352,7 @@ mod tests {
         let (queued, handed) = (register(&callers), register(&callers));
         callers.hand_over(handed.number, 1);
         tokio::time::advance(DELIVERY_TIME).await;
-        callers.abandon();
+        callers.abandon(Duration::ZERO);
         assert_eq!(handed.withdraw(), Ok(Err(ProposeError::Unknown)));
         assert_eq!(queued.withdraw(), Err(false));
     }
@@ -342,11 +365,54 @@ mod tests {
         let knocking = register(&callers);
         for _ in 0..3 {
             assert!(callers.hand_over(knocking.number, 1));
-            callers.abandon();
+            callers.abandon(Duration::ZERO);
             assert!(callers.take_back(knocking.number, 1), "abandoned while it was being delivered");
             tokio::time::advance(DELIVERY_TIME).await;
         }
         assert_eq!(knocking.withdraw(), Err(false));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_young_are_spared_when_only_old_ones_are_hopeless() {
+        let callers = Callers::new();
+        let (old, young) = (register(&callers), register(&callers));
+        callers.hand_over(old.number, 1);
+        tokio::time::advance(DELIVERY_TIME * 4).await;
+        callers.hand_over(young.number, 1);
+        tokio::time::advance(DELIVERY_TIME * 2).await;
+        callers.abandon(DELIVERY_TIME * 5);
+        assert_eq!(old.withdraw(), Ok(Err(ProposeError::Unknown)));
+        assert_eq!(young.withdraw(), Err(true));
+    }
+
+    #[test]
+    fn waiting_requests_are_bounded_by_their_bytes_and_every_end_gives_them_back() {
+        let callers = Callers::new();
+        callers.set_node(NodeId(1));
+        let large = Bytes::from(vec![0; CALLERS_BYTES_MAX / 4]);
+        let take = || callers.register(large.clone(), Instant::now());
+        let fill =
+            || -> Vec<Ticket> { std::iter::from_fn(|| take().ok().map(|(ticket, _)| ticket)).collect() };
+        type End = fn(&Callers, &Ticket);
+        let ends: [End; 4] = [
+            |_, _| {},
+            |callers, ticket| callers.refuse(ticket.number, ProposeError::Unknown),
+            |callers, ticket| callers.applied(callers.origin(ticket.number), committed),
+            |callers, _| callers.stop("test"),
+        ];
+        for end in ends {
+            let tickets = fill();
+            assert_eq!(tickets.len(), 4);
+            assert_eq!(take().err(), Some(ProposeError::Busy { queue: "proposal bytes" }));
+            // A small one finds room only once a large one is gone.
+            assert!(callers.register(Bytes::from_static(b"x"), Instant::now()).is_err());
+            tickets.iter().for_each(|ticket| end(&callers, ticket));
+            drop(tickets);
+            assert_eq!(callers.lock().bytes, 0);
+        }
+        let withdrawn = fill().pop().map(Ticket::withdraw);
+        assert_eq!(withdrawn, Some(Err(false)));
+        assert_eq!(callers.lock().bytes, 0);
     }
 
     #[test]

@@ -36,7 +36,7 @@ use crate::network::{
 };
 use crate::seat::{Seat, SeatError};
 use crate::shared::{Membership, Route, Shared};
-use crate::{integrity, proposals, reads, renewals, transfer};
+use crate::{integrity, proposals, reads, removal, renewals, transfer};
 
 type Core<D> = Raft<TypeConfig, Machine<D>>;
 
@@ -281,6 +281,7 @@ impl<D: Disk, N: Net> PeerHandler for Handler<D, N> {
             ControlRequest::Probe { .. } => self.probed(from),
             ControlRequest::Agree(offer) => self.offered(from, offer).await,
             ControlRequest::Join(node) => self.asked_to_admit(node).await,
+            ControlRequest::Removable { id } => removal::answer_peer(&self.0.shared, id).await,
             ControlRequest::Checkpoints => integrity::answer_peer(&self.0.shared, from),
             ControlRequest::Transfer { target } => transfer::answer_peer(&self.0.shared, target).await,
         }

@@ -21,7 +21,7 @@ use crate::settings::GroupConfig;
 use crate::shared::{Route, Shared};
 use crate::status::GroupStatus;
 use crate::waiters::WaiterHandle;
-use crate::{callers, proposals, reads, renewals, report, start, transfer};
+use crate::{callers, proposals, reads, removal, renewals, report, start, transfer};
 
 /// A leader that stops gives its successor this long to take over.
 const HANDOVER_TIME_MAX: Duration = Duration::from_secs(2);
@@ -196,7 +196,7 @@ impl Group {
     /// Takes a member out of the group for good. Refused when the rest would have no healthy majority.
     ///
     /// The state forgets it at once; then the leader takes it out of Raft's membership, which is waited for.
-    /// [`ProposeError::Unknown`] says that this takes longer; it goes on by itself.
+    /// [`ProposeError::Unknown`] says that this takes longer; it goes on by itself, and asking again waits for it.
     pub async fn remove_node(
         &self,
         id: NodeId,
@@ -205,16 +205,8 @@ impl Group {
     ) -> Result<(), MembershipError> {
         let deadline = Instant::now() + timeout;
         reads::barrier(&self.shared, timeout).await.map_err(refused_read)?;
-        check_removal(&self.shared.replica.read(State::nodes), id)?;
-        let request = Request::from(Command::RemoveNode(RemoveNode { id, reason }));
-        let time = deadline.saturating_duration_since(Instant::now());
-        match proposals::propose(&self.shared, &request, time).await?.reply {
-            Reply::Done => {}
-            Reply::Refused(Refusal::NotFound) => return Err(MembershipError::UnknownNode),
-            Reply::Refused(refusal) => {
-                return Err(MembershipError::WouldLoseQuorum { reason: refusal.to_string() });
-            }
-            other => return Err(callers::unexpected(&other).into()),
+        if !self.has_left(id) {
+            self.decide_removal(id, reason, deadline).await?;
         }
         while self.is_raft_member(id) {
             if Instant::now() >= deadline {
@@ -223,6 +215,32 @@ impl Group {
             sleep(REMOVAL_LOOK_PERIOD).await;
         }
         Ok(())
+    }
+
+    async fn decide_removal(
+        &self,
+        id: NodeId,
+        reason: String,
+        deadline: Instant,
+    ) -> Result<(), MembershipError> {
+        check_removal(&self.shared.replica.read(State::nodes), id)?;
+        removal::until_possible(&self.shared, id, deadline).await?;
+        let request = Request::from(Command::RemoveNode(RemoveNode { id, reason }));
+        let time = deadline.saturating_duration_since(Instant::now());
+        match proposals::propose(&self.shared, &request, time).await?.reply {
+            Reply::Done => Ok(()),
+            // Somebody else did it meanwhile.
+            Reply::Refused(Refusal::NotFound) if self.has_left(id) => Ok(()),
+            Reply::Refused(Refusal::NotFound) => Err(MembershipError::UnknownNode),
+            Reply::Refused(refusal) => Err(MembershipError::WouldLoseQuorum { reason: refusal.to_string() }),
+            other => Err(callers::unexpected(&other).into()),
+        }
+    }
+
+    /// Whether the state says that it was removed.
+    fn has_left(&self, id: NodeId) -> bool {
+        let node = self.shared.replica.read(|state| state.node(id));
+        node.is_some_and(|node| node.status == NodeStatus::Left)
     }
 
     #[cfg(test)]

@@ -31,6 +31,7 @@ mod office;
 mod peers;
 mod proposals;
 mod reads;
+mod removal;
 mod renewals;
 mod report;
 mod seat;

@@ -288,12 +288,9 @@ fn picture(shared: &Shared, metrics: &Metrics, since: Instant, stability: &mut S
     let own = shared.node_id().unwrap_or_default();
     let timing = &shared.config.timing;
     let sights = failure::sights(metrics, own, since);
-    let fresh = (timing.raft_heartbeat * HEALTHY_HEARTBEATS).max(HEALTHY_MIN);
-    let answers = sights.iter().filter(|(_, sight)| sight.seen && sight.silence < fresh);
-    let mut healthy: BTreeSet<NodeId> = answers.map(|(id, _)| *id).collect();
+    let healthy = healthy(shared, metrics, since);
     let now = Instant::now();
     stability.update(&sights, &healthy, now);
-    healthy.insert(own);
     let membership = metrics.membership_config.membership();
     let sets = membership.get_joint_config();
     let (nodes, voters_target) =
@@ -307,6 +304,18 @@ fn picture(shared: &Shared, metrics: &Metrics, since: Instant, stability: &mut S
         healthy,
         stable: stability.stable(timing.promotion_stable, now),
     }
+}
+
+/// Members that answer this leader now, and itself.
+pub(crate) fn healthy(shared: &Shared, metrics: &Metrics, since: Instant) -> BTreeSet<NodeId> {
+    let own = shared.node_id().unwrap_or_default();
+    let fresh = (shared.config.timing.raft_heartbeat * HEALTHY_HEARTBEATS).max(HEALTHY_MIN);
+    // Whose process died has lost its connection long before it has been silent for a second.
+    let connected = transfer::connected(shared);
+    let sights = failure::sights(metrics, own, since);
+    let answers =
+        sights.iter().filter(|(id, sight)| connected.contains(id) && sight.seen && sight.silence < fresh);
+    answers.map(|(id, _)| *id).chain([own]).collect()
 }
 
 async fn perform(shared: &Shared, consensus: &dyn Consensus, metrics: &Metrics, term: u64, action: Action) {

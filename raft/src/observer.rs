@@ -62,10 +62,14 @@ impl ApplySink for Sink {
 
 /// After a snapshot replaced the state: grants and events that were skipped are looked up in it.
 pub(crate) fn spawn_recheck(shared: &Arc<Shared>, installed: Arc<Notify>) {
+    let mut stopping = shared.stopping.subscribe();
     let shared: Weak<Shared> = Arc::downgrade(shared);
     runtime::spawn(async move {
         loop {
-            installed.notified().await;
+            tokio::select! {
+                () = installed.notified() => {}
+                _ = stopping.wait_for(Option::is_some) => return,
+            }
             let Some(shared) = shared.upgrade() else { return };
             let next = shared.replica.read(|state| state.cluster().events.1);
             shared.events.send_replace(next);

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use openraft::async_runtime::WatchReceiver;
-use ovncp_state::NodeId;
+use ovncp_state::{LogIndex, NodeId};
 use ovncp_storage::types::Peer;
 use tokio::time::{Instant, interval};
 
@@ -53,7 +53,7 @@ pub(crate) async fn run(shared: Arc<Shared>, consensus: Arc<dyn Consensus>) {
     look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut seen = Glance::default();
     let mut target = None;
-    let mut working_at = Instant::now();
+    let mut progress = Progress::new(&shared);
     loop {
         let glance = Glance::of(&reports.borrow_watched());
         if glance != seen {
@@ -87,7 +87,7 @@ pub(crate) async fn run(shared: Arc<Shared>, consensus: Arc<dyn Consensus>) {
             _ = health.changed() => {}
             _ = look.tick() => {
                 update_peers(&shared, &*consensus);
-                abandon_hopeless(&shared, &*consensus, &mut working_at);
+                abandon_hopeless(&shared, &*consensus, &mut progress);
             }
             () = shared.until_stopped() => return,
         }
@@ -161,20 +161,44 @@ pub(crate) fn update_peers(shared: &Shared, consensus: &dyn Consensus) {
     shared.set_peers(peers);
 }
 
-/// Callers whose proposals were handed over do not hang until their own deadlines while no majority works.
-fn abandon_hopeless(shared: &Shared, consensus: &dyn Consensus, working_at: &mut Instant) {
+/// When something last showed that a majority works.
+struct Progress {
+    /// The leader was heard, or its quorum acknowledged it.
+    working_at: Instant,
+    applied: LogIndex,
+    /// Something was applied here.
+    applied_at: Instant,
+}
+
+impl Progress {
+    fn new(shared: &Shared) -> Self {
+        let now = Instant::now();
+        Self { working_at: now, applied: shared.replica.applied(), applied_at: now }
+    }
+}
+
+/// Callers whose proposals were handed over do not hang until their own deadlines while no majority works. A
+/// follower may well hear a leader that has none; but then nothing is applied, however long its callers wait.
+fn abandon_hopeless(shared: &Shared, consensus: &dyn Consensus, progress: &mut Progress) {
     let limit = shared.config.timing.no_leader_wait;
-    let silence = match shared.route() {
+    let route = shared.route();
+    let silence = match route {
         Route::Nobody { .. } => None,
         Route::Remote { .. } => shared.last_heard().map(|heard| heard.elapsed()),
         Route::Here { .. } => quorum_ack_age(&consensus.metrics()),
     };
     let now = Instant::now();
     if let Some(last) = silence.and_then(|silence| now.checked_sub(silence)) {
-        *working_at = last.max(*working_at);
+        progress.working_at = last.max(progress.working_at);
     }
-    if now.saturating_duration_since(*working_at) >= limit {
-        shared.callers.abandon();
+    let applied = shared.replica.applied();
+    if applied != progress.applied {
+        (progress.applied, progress.applied_at) = (applied, now);
+    }
+    if now.saturating_duration_since(progress.working_at) >= limit {
+        shared.callers.abandon(Duration::ZERO);
+    } else if matches!(route, Route::Remote { .. }) && now - progress.applied_at >= limit {
+        shared.callers.abandon(limit);
     }
 }
 

@@ -22,7 +22,7 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use ovncp_state::Request;
 use ovncp_storage::codec;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use crate::callers::{CALLERS_MAX, Queued, Ticket};
@@ -350,10 +350,7 @@ pub(crate) async fn accept_forwarded(
     if from.id.is_none() || stale {
         return refuse(shared.node_id());
     }
-    let permits = u32::try_from(count).unwrap_or(u32::MAX);
-    let Ok(_permits) = Arc::clone(&shared.admission).try_acquire_many_owned(permits) else {
-        return vec![ForwardOutcome::Busy; count];
-    };
+    let Some(_room) = admit(shared, &items) else { return vec![ForwardOutcome::Busy; count] };
     let enters: Vec<bool> = items.iter().map(|item| may_enter(&item.envelope)).collect();
     let taken: Vec<_> = items
         .into_iter()
@@ -369,6 +366,16 @@ pub(crate) async fn accept_forwarded(
     // Surely not appended, and of no use to try again: to its caller, a leader that does not take it.
     let outcome = |enters: bool| if enters { outcomes.next() } else { Some(ForwardOutcome::Busy) };
     enters.into_iter().filter_map(outcome).collect()
+}
+
+/// Room for what a peer sent, until it is given back; `None` while this leader has too much to do.
+fn admit(shared: &Shared, items: &[ForwardItem]) -> Option<[OwnedSemaphorePermit; 2]> {
+    let bytes: usize = items.iter().map(|item| item.envelope.len()).sum();
+    let take = |room: &Arc<Semaphore>, count: usize| {
+        let count = u32::try_from(count).unwrap_or(u32::MAX);
+        Arc::clone(room).try_acquire_many_owned(count).ok()
+    };
+    Some([take(&shared.admission, items.len())?, take(&shared.admission_bytes, bytes)?])
 }
 
 /// Whether what a peer sent may become an entry. One that is too large looks like a failing disk to the log of

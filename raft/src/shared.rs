@@ -25,6 +25,9 @@ use crate::waiters::Waiters;
 /// Proposals handed to the log of this leader and not resolved yet, of all nodes together.
 pub(crate) const LEADER_PENDING_MAX: usize = 65_536;
 
+/// Bytes of them.
+pub(crate) const LEADER_PENDING_BYTES_MAX: usize = 128 * 1_024 * 1_024;
+
 /// Where a proposal or a read has to go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Route {
@@ -96,6 +99,8 @@ pub(crate) struct Shared {
     pub(crate) flush_renewals: mpsc::Sender<Flush>,
     /// Bounds what this leader took from all nodes.
     pub(crate) admission: Arc<Semaphore>,
+    /// The same by bytes.
+    pub(crate) admission_bytes: Arc<Semaphore>,
     /// When this node started.
     pub(crate) started: Instant,
     /// Set once, when this node stops for whatever reason.

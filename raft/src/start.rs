@@ -19,7 +19,7 @@ use crate::observer::{Observer, Sink, spawn_recheck};
 use crate::peers::Peers;
 use crate::seat::Seat;
 use crate::settings::GroupConfig;
-use crate::shared::{LEADER_PENDING_MAX, Membership, Route, Shared};
+use crate::shared::{LEADER_PENDING_BYTES_MAX, LEADER_PENDING_MAX, Membership, Route, Shared};
 use crate::status::{GroupStatus, Phase};
 use crate::waiters::Waiters;
 use crate::{duties, failover, formation, integrity, lookout, office, proposals, reads, renewals, report};
@@ -168,6 +168,7 @@ async fn run<D: Disk, N: Net>(
         renewals: renewal_sender,
         flush_renewals: flush_sender,
         admission: Arc::new(Semaphore::new(LEADER_PENDING_MAX)),
+        admission_bytes: Arc::new(Semaphore::new(LEADER_PENDING_BYTES_MAX)),
         stopping: watch::Sender::new(None),
         started: Instant::now(),
         config,

@@ -162,7 +162,7 @@ async fn find_fit(
 }
 
 /// Peers with a standing connection. One whose process died is not among them, long before it is called silent.
-fn connected(shared: &Shared) -> BTreeSet<NodeId> {
+pub(crate) fn connected(shared: &Shared) -> BTreeSet<NodeId> {
     let sights = shared.peers.sights();
     let sights = sights.borrow();
     sights.iter().filter(|(_, sight)| sight.connected).map(|(id, _)| *id).collect()

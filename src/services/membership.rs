@@ -113,8 +113,19 @@ impl Membership {
 
     /// Takes a node out for good.
     pub async fn remove(&self, name: &str, reason: String) -> Result<(), ServiceError> {
-        let id = self.live_id(name).await?;
+        let id = match self.live_id(name).await {
+            // Decided and not finished: wait for it.
+            Err(error) => self.leaving_id(name).ok_or(error)?,
+            Ok(id) => id,
+        };
         Ok(self.core.group.remove_node(id, reason, REMOVE_TIMEOUT).await?)
+    }
+
+    /// A node that left the state and still receives the log.
+    fn leaving_id(&self, name: &str) -> Option<NodeId> {
+        let id = self.core.group.read(|state| state.node_by_name(name)).1?.id;
+        let status = self.core.group.status();
+        (status.voters.contains(&id) || status.learners.contains(&id)).then_some(id)
     }
 
     async fn live_id(&self, name: &str) -> Result<NodeId, ServiceError> {

@@ -96,6 +96,11 @@ pub enum ControlRequest {
     },
     /// Which hashes has your state had?
     Checkpoints,
+    /// Asked of the leader: would the rest have a healthy majority without this voter?
+    Removable {
+        /// Which.
+        id: NodeId,
+    },
 }
 
 /// A cluster that is about to be founded.
@@ -165,6 +170,8 @@ pub enum ControlResponse {
         /// Oldest first.
         checkpoints: Vec<Checkpoint>,
     },
+    /// To `Removable`: it would.
+    Removable,
 }
 
 /// Who leads and where it is found.

@@ -128,6 +128,59 @@ async fn a_removal_that_would_lose_the_majority_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_last_healthy_voters_are_kept_although_the_dead_one_is_still_shown_as_active() {
+    let mut cluster = Cluster::new(3).await;
+    for node in cluster.nodes.values_mut() {
+        // The failure detector says nothing during this test.
+        node.config.timing.heartbeat_interval = TIMEOUT;
+        node.config.timing.node_timeout = TIMEOUT * 10;
+        node.start().await;
+    }
+    for node in cluster.running() {
+        node.serving().await;
+    }
+    let leader = cluster.leader().await;
+    let dead = cluster.follower().await;
+    cluster.node_mut(&dead).kill();
+    let other = cluster.follower().await;
+    for asked in [&leader, &other] {
+        for going in [&leader, &other] {
+            let id = cluster.id(going);
+            let refused = cluster.node(asked).group().remove_node(id, "test".to_owned(), TIMEOUT).await;
+            let Err(MembershipError::WouldLoseQuorum { reason }) = &refused else {
+                panic!("{going} removed through {asked}: {refused:?}")
+            };
+            assert!(reason.contains(&dead), "{reason}");
+        }
+    }
+    assert_eq!(member(cluster.node(&leader), &dead).map(|node| node.status), Some(NodeStatus::Active));
+    // The dead one may go; asking again finds it done.
+    let known = |state: &State| state.node_by_name(&dead).map(|node| node.id);
+    let id = cluster.node(&leader).group().read(known).1.unwrap();
+    for asked in [&other, &leader] {
+        cluster.node(asked).group().remove_node(id, "test".to_owned(), TIMEOUT).await.unwrap();
+    }
+    // Of two that are left both are needed.
+    let id = cluster.id(&leader);
+    cluster.node_mut(&other).kill();
+    let refused = cluster.node(&leader).group().remove_node(id, "test".to_owned(), TIMEOUT).await;
+    assert!(refused.is_err(), "{refused:?}");
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_only_voter_cannot_be_removed() {
+    let mut node = TestNode::alone("n1");
+    node.start().await;
+    node.serving().await;
+    let id = node.group().identity().node_id.unwrap();
+    let refused = node.group().remove_node(id, "test".to_owned(), TIMEOUT).await;
+    assert!(matches!(refused, Err(MembershipError::WouldLoseQuorum { .. })), "{refused:?}");
+    node.group().propose(put("a", "1"), TIMEOUT).await.unwrap();
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_removed_voter_stays_as_long_as_the_others_have_no_majority_without_it() {
     let mut cluster = Cluster::formed(3).await;
     let leader = cluster.leader().await;
