@@ -160,3 +160,36 @@ async fn survivor_has_no_majority(group: &Group) {
     let probe = || group.read_barrier(Duration::from_millis(300));
     while probe().await.is_ok() {}
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wall_clock_stepped_by_an_hour_either_way_moves_no_lease() {
+    const HOUR_MS: u64 = 3_600_000;
+    const DATE_MS: u64 = 1_700_000_000_000;
+    let mut cluster = Cluster::new(3).await;
+    for node in cluster.nodes.values_mut() {
+        node.config.started_unix_ms = DATE_MS;
+        node.start().await;
+    }
+    for node in cluster.running() {
+        node.serving().await;
+    }
+    let began = Instant::now();
+    let before = cluster.node("n1").group().read(State::now).1;
+    granted(cluster.node("n1").group(), "k", 1, HOUR_MS / 2).await;
+    // Each leads in turn on a clock of its own. Nothing else that the group is given knows a date.
+    for (name, date) in [("n1", DATE_MS + HOUR_MS), ("n2", DATE_MS - HOUR_MS), ("n3", 0)] {
+        cluster.node_mut(name).stop().await;
+        cluster.node_mut(name).config.started_unix_ms = date;
+        cluster.node_mut(name).start().await;
+        cluster.node(name).serving().await;
+        cluster.make_leader(name).await;
+        let group = cluster.node(name).group();
+        group.propose(Request::from(Command::Tick), TIMEOUT).await.unwrap();
+        let passed = group.read(State::now).1.0 - before.0;
+        let real = began.elapsed() + Duration::from_secs(1);
+        assert!(u128::from(passed) <= real.as_millis(), "{name}: {passed} ms of cluster time in {real:?}");
+        assert!(group.read(|state| state.lock("k", 0)).1.is_some(), "{name}: the lease ended");
+        assert_eq!(group.read(|state| state.cluster().formed_at_unix_ms / HOUR_MS).1, DATE_MS / HOUR_MS);
+    }
+    cluster.stop().await;
+}
