@@ -16,6 +16,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::api::App;
+use crate::api::config::ServerConfig;
 use crate::api::edge::Edge;
 use crate::api::health::Health;
 use crate::api::server::{self, Limits};
@@ -28,7 +29,7 @@ use crate::services::locks::Locks;
 use crate::services::membership::Membership;
 use crate::services::registers::Registers;
 use crate::services::{Core, Patience};
-use crate::telemetry::metrics::Metrics;
+use crate::telemetry::metrics::{HttpMetrics, LockMetrics, LockObserver, Metrics};
 
 /// How long a stopping node takes waiters whose clients it has sent away out of their queues.
 const CANCELLATIONS_TIMEOUT: Duration = Duration::from_secs(2);
@@ -57,9 +58,6 @@ pub enum NodeError {
         #[source]
         source: std::io::Error,
     },
-    /// Two metrics have one name: a defect.
-    #[error("register metrics: {0}")]
-    Metrics(#[from] prometheus::Error),
 }
 
 /// A node with its ports bound.
@@ -80,8 +78,11 @@ impl Node {
         // HTTP ports first: the group announces the one that was really bound.
         let (http, http_address) = bind("HTTP", &config, config.server.port).await?;
         let (scrape, metrics_address) = bind("metrics", &config, config.server.metrics_port).await?;
-        let group = Group::start(group_config(&config, http_address.port())).await?;
-        let metrics = Metrics::new(&config.cluster.node_id, group.clone())?;
+        let locks = Arc::new(LockMetrics::default());
+        let observer = Arc::new(LockObserver(Arc::clone(&locks)));
+        let group = Group::start_observed(group_config(&config, http_address.port()), observer).await?;
+        let metrics =
+            Metrics::new(&config.cluster.node_id, group.clone(), locks, http_metrics(&config.server));
         Ok(Self { config, group, metrics, http, scrape, http_address, metrics_address })
     }
 
@@ -115,6 +116,7 @@ impl Node {
             Patience { propose: self.config.server.propose_timeout, read: self.config.server.read_timeout },
         );
         let health = Health::new(self.group.clone(), draining.clone());
+        let lock_metrics = Arc::clone(&self.metrics.locks);
         let locks = Locks::new(core.clone(), Arc::clone(&self.metrics.locks));
         let app = Arc::new(App {
             node_name: name.clone(),
@@ -131,7 +133,7 @@ impl Node {
         let http_metrics = Arc::clone(&self.metrics.http);
         let requests_max = self.config.server.concurrent_requests_max;
         let edge = Edge::new(openapi::router(app), name, requests_max, Arc::clone(&http_metrics));
-        let beat = tokio::spawn(health.beat());
+        let beat = tokio::spawn(health.beat(move |id| lock_metrics.go_live(id)));
         let scrape = tokio::spawn(metrics::serve(self.scrape, self.metrics.clone()));
         let limits = Limits {
             connections_max: self.config.server.connections_max,
@@ -179,6 +181,12 @@ async fn hand_over(group: &Group, patience: Duration) {
             Err(_) => tokio::time::sleep(HANDOVER_PAUSE).await,
         }
     }
+}
+
+/// Counts by the routes that are published.
+fn http_metrics(config: &ServerConfig) -> HttpMetrics {
+    let routes = openapi::templates();
+    HttpMetrics::new(&routes, config.concurrent_requests_max, config.connections_max)
 }
 
 async fn bind(

@@ -6,7 +6,8 @@ set -eu
 # program:package pairs.
 #   mkfs.ext4   the power-loss test cuts the power of an ext4 file system on a loop device
 #   cc          ring and SQLite are the only C that is ever built (not yet in use)
-needed="mkfs.ext4:e2fsprogs cc:gcc"
+#   prometheus  scrapes nodes in the tests; the package brings promtool too
+needed="mkfs.ext4:e2fsprogs cc:gcc prometheus:prometheus"
 
 missing=""
 for pair in $needed; do
@@ -29,5 +30,13 @@ if [ "$(id -u)" -ne 0 ]; then
 fi
 echo "setup: installing$missing"
 $as_root apt-get update -qq
+# Only the programs are wanted: while this runs, no package may start a service of its own.
+policy=/usr/sbin/policy-rc.d
+if [ ! -e "$policy" ]; then
+    trap '$as_root rm -f "$policy"' EXIT
+    trap 'exit 1' HUP INT TERM
+    printf '#!/bin/sh\nexit 101\n' | $as_root tee "$policy" >/dev/null
+    $as_root chmod 755 "$policy"
+fi
 # shellcheck disable=SC2086 # a list of words on purpose
 DEBIAN_FRONTEND=noninteractive $as_root apt-get install -y -qq --no-install-recommends $missing >/dev/null

@@ -201,6 +201,11 @@ impl Callers {
         }
     }
 
+    /// How many wait.
+    pub(crate) fn count(&self) -> usize {
+        self.lock().waiting.len()
+    }
+
     /// Ends everybody: those who were handed over do not know their outcome.
     pub(crate) fn stop(&self, reason: &str) {
         let waiting = {

@@ -87,6 +87,8 @@ pub(crate) trait Consensus: Send + Sync + 'static {
     fn forget_lease(&self, vote: VoteOf<TypeConfig>) -> BoxFuture<'static, ()>;
     /// Campaigns, after a pre-vote.
     fn campaign(&self) -> BoxFuture<'static, ()>;
+    /// Resolves when the core has taken up what was sent to it before: it makes progress, or has stopped.
+    fn probe(&self) -> BoxFuture<'static, ()>;
     /// Stops the core. Nothing is appended, voted or applied afterwards.
     fn shutdown(&self) -> BoxFuture<'static, ()>;
 }
@@ -199,6 +201,13 @@ where
         let raft = self.clone();
         Box::pin(async move {
             let _ = raft.trigger().elect(true).await;
+        })
+    }
+
+    fn probe(&self) -> BoxFuture<'static, ()> {
+        let raft = self.clone();
+        Box::pin(async move {
+            let _ = raft.with_raft_state(|_| ()).await;
         })
     }
 

@@ -14,11 +14,12 @@ use ovncp_storage::disk::{Disk, RealDisk};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
+use crate::counters::GroupCounters;
 use crate::error::{MembershipError, ProposeError, ReadError, StartError};
 use crate::network::{Net, TcpNet};
 use crate::observer::Observer;
 use crate::settings::GroupConfig;
-use crate::shared::{Route, Shared};
+use crate::shared::{LEADER_PENDING_MAX, Route, Shared};
 use crate::status::GroupStatus;
 use crate::waiters::WaiterHandle;
 use crate::{callers, proposals, reads, removal, renewals, report, start, transfer};
@@ -66,6 +67,14 @@ impl Group {
         Self::start_with(config, RealDisk, TcpNet, StoreOptions::default(), None).await
     }
 
+    /// The same, with somebody who sees what is applied here.
+    pub async fn start_observed(
+        config: GroupConfig,
+        observer: Arc<dyn Observer>,
+    ) -> Result<Self, StartError> {
+        Self::start_with(config, RealDisk, TcpNet, StoreOptions::default(), Some(observer)).await
+    }
+
     /// The same over any disk and network, with somebody who sees what is applied. For simulations.
     #[doc(hidden)]
     pub async fn start_with<D: Disk, N: Net>(
@@ -86,10 +95,16 @@ impl Group {
     /// the timeout, or earlier when no majority has worked for `no_leader_wait`.
     /// Dropping the future withdraws the proposal if it was handed to no log yet.
     pub async fn propose(&self, request: Request, timeout: Duration) -> Result<Committed, ProposeError> {
+        let proposed = self.propose_formed(&request, timeout).await;
+        self.shared.counters.proposed(&proposed);
+        proposed
+    }
+
+    async fn propose_formed(&self, request: &Request, timeout: Duration) -> Result<Committed, ProposeError> {
         let deadline = Instant::now() + timeout;
         self.until_formed(timeout).await?;
         let left = deadline.saturating_duration_since(Instant::now());
-        proposals::propose(&self.shared, &request, left).await
+        proposals::propose(&self.shared, request, left).await
     }
 
     /// Before the first entry of the cluster is applied here nothing else could be answered sensibly.
@@ -118,6 +133,16 @@ impl Group {
         renewal: RenewLock,
         timeout: Duration,
     ) -> Result<Result<Renewed, Refusal>, ProposeError> {
+        let renewed = self.renew_formed(renewal, timeout).await;
+        self.shared.counters.renewed(&renewed);
+        renewed
+    }
+
+    async fn renew_formed(
+        &self,
+        renewal: RenewLock,
+        timeout: Duration,
+    ) -> Result<Result<Renewed, Refusal>, ProposeError> {
         let deadline = Instant::now() + timeout;
         self.until_formed(timeout).await?;
         let left = deadline.saturating_duration_since(Instant::now());
@@ -132,7 +157,9 @@ impl Group {
     /// After it returns, a local [`read`](Self::read) is linearizable: it sees every write that was answered
     /// anywhere before this call. Works on any member, learners too.
     pub async fn read_barrier(&self, timeout: Duration) -> Result<LogIndex, ReadError> {
-        reads::barrier(&self.shared, timeout).await
+        let confirmed = reads::barrier(&self.shared, timeout).await;
+        self.shared.counters.read(&confirmed);
+        confirmed
     }
 
     /// Waits until this node applied `index`.
@@ -160,6 +187,26 @@ impl Group {
     /// Follows [`status`](Self::status): leader and phase at once, the rest a few times per second.
     pub fn status_watch(&self) -> watch::Receiver<GroupStatus> {
         self.running.status.subscribe()
+    }
+
+    /// What this node counted since its process started, and what it has in hand.
+    pub fn counters(&self) -> GroupCounters {
+        let shared = &self.shared;
+        let admitted = LEADER_PENDING_MAX.saturating_sub(shared.admission.available_permits());
+        GroupCounters {
+            pending: shared.callers.count() as u64,
+            admitted: admitted as u64,
+            waiters: shared.waiters.count() as u64,
+            ..shared.counters.snapshot()
+        }
+    }
+
+    /// Resolves when the consensus core has taken up what was sent to it before: it makes progress. At once
+    /// while there is no core yet, or none any more; [`GroupStatus::phase`] tells these.
+    pub async fn probe(&self) {
+        if let Some(consensus) = self.shared.consensus.get() {
+            consensus.probe().await;
+        }
     }
 
     /// Where peers reach this node: the bound address of its listener.

@@ -8,13 +8,14 @@
 //! openraft, and `observer` answers the caller from this node's own apply. Beside it: `reads`, `renewals` and
 //! [`waiters`]. Who leads is `office`'s business; what a leader does is in `duties` (`ticker`, `failure`,
 //! `membership`); `formation`, `agreement` and `seat` say how a cluster comes to be and who belongs to it;
-//! `failover`, `transfer` and `lookout` what happens when leaders or members go. [`network`] is the transport,
+//! `failover`, `transfer` and `lookout` what happens when leaders or members go; `counters` what is counted of it. [`network`] is the transport,
 //! `engine` the one part that is generic over disk and network, `start` puts everything together.
 
 mod agreement;
 mod callers;
 mod clock;
 mod consensus;
+mod counters;
 mod duties;
 mod engine;
 pub mod error;
@@ -43,6 +44,7 @@ mod ticker;
 mod transfer;
 pub mod waiters;
 
+pub use counters::{GroupCounters, READ_OUTCOMES, WRITE_OUTCOMES};
 pub use error::{MembershipError, ProposeError, ReadError, StartError};
 pub use group::{Committed, Group, Identity};
 pub use observer::Observer;

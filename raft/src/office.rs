@@ -28,6 +28,8 @@ struct Glance {
     leads: bool,
     leader: Option<u64>,
     applied_term: u64,
+    /// The term of the last vote of this node, if that was for itself.
+    own_vote: Option<u64>,
     membership: Option<u64>,
     failed: bool,
 }
@@ -38,6 +40,7 @@ impl Glance {
             term: metrics.current_term,
             leads: metrics.state.is_leader() && metrics.vote.is_committed(),
             leader: metrics.current_leader,
+            own_vote: (metrics.vote.leader_id.voted_for == metrics.id).then_some(metrics.vote.leader_id.term),
             applied_term: metrics.last_applied.as_ref().map_or(0, |id| id.leader_id.term),
             membership: metrics.membership_config.log_id().as_ref().map(openraft::LogId::index),
             failed: metrics.running_state.is_err(),
@@ -57,6 +60,7 @@ pub(crate) async fn run(shared: Arc<Shared>, consensus: Arc<dyn Consensus>) {
     loop {
         let glance = Glance::of(&reports.borrow_watched());
         if glance != seen {
+            count_elections(&shared, &seen, &glance);
             seen = glance;
             update_route(&shared, &glance);
             shared.applied_term.send_if_modified(|known| {
@@ -91,6 +95,21 @@ pub(crate) async fn run(shared: Arc<Shared>, consensus: Arc<dyn Consensus>) {
             }
             () = shared.until_stopped() => return,
         }
+    }
+}
+
+/// Elections of this node, as far as openraft reports them: one that another overtook between two reports is
+/// missed. A vote kept from before the start is none.
+fn count_elections(shared: &Shared, seen: &Glance, now: &Glance) {
+    if now.own_vote.is_some() && now.own_vote > seen.own_vote && now.own_vote > Some(shared.voted_before) {
+        shared.counters.elections_started.add(1);
+    }
+    if now.leads && (!seen.leads || seen.term < now.term) {
+        shared.counters.elections_won.add(1);
+    }
+    let leader = |glance: &Glance| glance.leader.map(|leader| (glance.term, leader));
+    if leader(now).is_some() && leader(now) != leader(seen) {
+        shared.counters.leader_changes.add(1);
     }
 }
 

@@ -263,6 +263,7 @@ impl Pump {
                 }
                 Fate::Retry => {
                     if self.shared.callers.take_back(item.ticket, landing.term) {
+                        self.shared.counters.retried.add(1);
                         self.backlog.push_back(item);
                     }
                     if current {
@@ -316,6 +317,7 @@ async fn deliver(shared: &Shared, route: Route, batch: &[Queued]) -> Vec<Fate> {
                     envelope: item.envelope.clone(),
                 })
                 .collect();
+            shared.counters.forwarded.add(items.len());
             match shared.peers.forward(leader, items).await {
                 Ok(outcomes) if outcomes.len() == batch.len() => outcomes
                     .into_iter()
@@ -342,6 +344,7 @@ pub(crate) async fn accept_forwarded(
     items: Vec<ForwardItem>,
 ) -> Vec<ForwardOutcome> {
     let count = items.len();
+    shared.counters.taken.add(count);
     let refuse = |hint| vec![ForwardOutcome::NotLeader { hint }; count];
     let Route::Here { term } = shared.route() else {
         return refuse(shared.last_known_leader());

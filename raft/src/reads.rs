@@ -115,6 +115,7 @@ pub(crate) async fn run(shared: Arc<Shared>, mut queue: mpsc::Receiver<ReadReque
 /// Asks for all of `readers` until there is an answer or nobody waits any more.
 async fn round(shared: Arc<Shared>, mut readers: Vec<ReadRequest>) {
     while !readers.is_empty() {
+        shared.counters.read_rounds.add(1);
         if let Ok(Some(index)) = timeout(ROUND_TIME_MAX, ask(&shared)).await {
             for reader in readers {
                 let _ = reader.answer.send(index);

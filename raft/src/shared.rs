@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use crate::callers::{Callers, Queued};
 use crate::clock::LeaderClock;
 use crate::consensus::{Consensus, Submitted};
+use crate::counters::Counters;
 use crate::network::types::AppendResult;
 use crate::peers::Peers;
 use crate::reads::ReadRequest;
@@ -76,6 +77,9 @@ pub(crate) struct Shared {
     pub(crate) replica: Replica,
     pub(crate) callers: Arc<Callers>,
     pub(crate) waiters: Arc<Waiters>,
+    pub(crate) counters: Counters,
+    /// Term of the vote that stood on disk at the start: what this process did not vote.
+    pub(crate) voted_before: u64,
     pub(crate) peers: Arc<dyn Peers>,
     pub(crate) consensus: OnceLock<Arc<dyn Consensus>>,
     /// Whether `consensus` is there.

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+use openraft::RaftLogReader;
 use ovncp_storage::disk::Disk;
 use ovncp_storage::runtime::{self, random_u64};
 use ovncp_storage::{DataDir, StorageError, Store, StoreOptions};
@@ -12,6 +13,7 @@ use tokio::time::Instant;
 
 use crate::agreement::Agreement;
 use crate::callers::Callers;
+use crate::counters::Counters;
 use crate::engine::{Engine, Handler, Members};
 use crate::error::StartError;
 use crate::network::{self, Net, NetworkOptions, PeerNetwork};
@@ -141,6 +143,8 @@ async fn run<D: Disk, N: Net>(
     let members = Arc::new(Members(store.replica.clone()));
     let network = PeerNetwork::new(net, Arc::new(identity), members, network_options);
 
+    let voted_before =
+        store.log.reader().read_vote().await.ok().flatten().map_or(0, |vote| vote.leader_id.term);
     let (proposal_sender, proposal_queue) = proposals::queue();
     let (read_sender, read_queue) = reads::queue();
     let (renewal_sender, renewal_queue) = renewals::queue();
@@ -151,6 +155,8 @@ async fn run<D: Disk, N: Net>(
         replica: store.replica.clone(),
         callers,
         waiters,
+        counters: Counters::default(),
+        voted_before,
         peers: Arc::new(network.clone()) as Arc<dyn Peers>,
         consensus: OnceLock::new(),
         seated: watch::Sender::new(false),

@@ -40,6 +40,11 @@ impl Waiters {
         }
     }
 
+    /// How many are registered.
+    pub(crate) fn count(&self) -> usize {
+        self.lock().len()
+    }
+
     /// Every registered waiter, in order.
     pub(crate) fn ids(&self) -> Vec<WaiterId> {
         self.lock().keys().copied().collect()

@@ -75,16 +75,19 @@ impl Edge {
         B::Error: Into<axum::BoxError>,
     {
         let began = Instant::now();
+        let route = self.metrics.route(request.method(), request.uri().path());
         let in_flight = InFlight::new(&self.metrics);
         let request_id = self.request_id(request.headers());
         request.extensions_mut().insert(Remote(remote));
         let mut response = self.guarded(request, &request_id).await;
-        complete_problem(&mut response, &request_id);
+        if let Some(code) = complete_problem(&mut response, &request_id) {
+            self.metrics.problem(code);
+        }
         let headers = response.headers_mut();
         headers.insert(REQUEST_ID, request_id);
         headers.insert(NODE, self.node.clone());
         drop(in_flight);
-        self.metrics.answered(response.status().as_u16(), began.elapsed());
+        self.metrics.answered(route, response.status().as_u16(), began.elapsed());
         Ok(response)
     }
 
@@ -105,7 +108,7 @@ impl Edge {
         let span = span(&request, request_id);
         let mut router = self.router.clone();
         let handled = AssertUnwindSafe(async move { router.call(request).await }).catch_unwind();
-        // Most requests have no subscriber at this level and need no wrapper.
+        // Without a subscriber, as in a program that logs nothing, no wrapper is needed.
         let handled = if span.is_disabled() { handled.await } else { handled.instrument(span).await };
         match handled {
             Ok(Ok(response)) => response,
@@ -115,6 +118,7 @@ impl Edge {
     }
 
     fn too_many(&self) -> ApiError {
+        self.metrics.refused();
         ApiError::new(Code::QueueFull, "too many requests are in progress")
             .with("queue", "concurrent_requests")
             .with("max", self.permits_max)
@@ -139,7 +143,8 @@ fn is_clean(id: &[u8]) -> bool {
 }
 
 fn span<B>(request: &Request<B>, request_id: &HeaderValue) -> tracing::Span {
-    tracing::debug_span!(
+    // At the highest level, so that whatever a handler logs carries the id, however little is logged.
+    tracing::error_span!(
         "request",
         method = %request.method(),
         path = request.uri().path(),
@@ -163,19 +168,22 @@ fn panicked(panic: &(dyn Any + Send)) -> ApiError {
     ApiError::new(Code::Internal, "this request met a defect; the node goes on")
 }
 
-/// Writes the body of a problem. Errors of the router itself and of libraries get the same shape.
-fn complete_problem(response: &mut Response<Body>, request_id: &HeaderValue) {
+/// Writes the body of a problem and tells which it is. Errors of the router itself and of libraries get the same
+/// shape.
+fn complete_problem(response: &mut Response<Body>, request_id: &HeaderValue) -> Option<Code> {
     let id = request_id.to_str().unwrap_or_default();
     let error = match response.extensions_mut().remove::<ApiError>() {
         Some(error) => error,
         None if is_foreign(response) => foreign(response.status()),
-        None => return,
+        None => return None,
     };
+    let code = error.code;
     let allow = response.headers_mut().remove(header::ALLOW);
     *response = error.render(id);
     if let Some(allow) = allow {
         response.headers_mut().insert(header::ALLOW, allow);
     }
+    Some(code)
 }
 
 fn is_foreign(response: &Response<Body>) -> bool {
@@ -226,7 +234,7 @@ mod tests {
         let router = Router::new().route("/panic", axum::routing::get(explode));
         let router = router.route("/fine", axum::routing::get(|| std::future::ready("fine")));
         // One place: a panic must give it back.
-        let edge = Edge::new(router, "node-1", 1, HttpMetrics::unregistered());
+        let edge = Edge::new(router, "node-1", 1, Arc::new(HttpMetrics::new(&[], 1, 1)));
         let remote = SocketAddr::from(([127, 0, 0, 1], 1));
         let request = |path: &str| Request::builder().uri(path).body(Body::empty()).unwrap();
         let Ok(response) = edge.answer(request("/panic"), remote).await;

@@ -7,8 +7,8 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use axum::Json;
 use axum::extract::State;
@@ -16,17 +16,21 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use ovncp_raft::group::Group;
 use ovncp_raft::status::{GroupStatus, Integrity, Phase};
+use ovncp_state::NodeId;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use utoipa::{IntoParams, ToSchema};
 
 use super::Shared;
 use super::extract::Query;
+use super::pulse::Pulse;
 
 /// How often the event loop shows that it runs.
 pub const BEAT_INTERVAL: Duration = Duration::from_millis(250);
 /// Silence of the event loop after which the process counts as stuck.
 const BEAT_AGE_MAX: Duration = Duration::from_secs(10);
+/// Time that the consensus core may take to take up a question.
+const RAFT_AGE_MAX: Duration = Duration::from_secs(30);
 /// Entries this node may be behind and still be ready.
 const LAG_ENTRIES_MAX: u64 = 10_000;
 /// Silence of the leader (of the quorum, on the leader) after which nobody counts on it.
@@ -37,8 +41,8 @@ const LEADER_SILENCE_MAX: Duration = Duration::from_secs(3);
 pub struct Health {
     group: Group,
     draining: watch::Receiver<bool>,
-    began: Instant,
-    beat_ms: Arc<AtomicU64>,
+    event_loop: Pulse,
+    raft_core: Pulse,
     started: Arc<AtomicBool>,
 }
 
@@ -82,21 +86,32 @@ impl Health {
     /// Probes of this node.
     #[must_use]
     pub fn new(group: Group, draining: watch::Receiver<bool>) -> Self {
-        Self { group, draining, began: Instant::now(), beat_ms: Arc::default(), started: Arc::default() }
+        let (event_loop, raft_core) = (Pulse::new(), Pulse::new());
+        Self { group, draining, event_loop, raft_core, started: Arc::default() }
     }
 
-    /// Shows for ever that the event loop runs, and remembers that the node has started once.
-    pub async fn beat(self) {
+    /// Feels for ever that the event loop and the consensus core run, and tells once that the node serves.
+    pub async fn beat(self, on_start: impl FnOnce(NodeId)) {
+        let group = self.group.clone();
+        let core = self.raft_core.clone().feel(BEAT_INTERVAL, async move || group.probe().await);
+        tokio::join!(self.event_loop_beats(on_start), core);
+    }
+
+    async fn event_loop_beats(&self, on_start: impl FnOnce(NodeId)) {
+        let mut on_start = Some(on_start);
         let mut interval = tokio::time::interval(BEAT_INTERVAL);
         loop {
             interval.tick().await;
-            self.beat_ms.store(self.since_began(), Ordering::Relaxed);
-            self.note_start(&self.group.status().phase);
+            self.event_loop.beat();
+            let status = self.group.status();
+            self.note_start(&status.phase);
+            if status.phase == Phase::Serving
+                && let Some(id) = status.node_id
+                && let Some(on_start) = on_start.take()
+            {
+                on_start(id);
+            }
         }
-    }
-
-    fn since_began(&self) -> u64 {
-        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
     fn note_start(&self, phase: &Phase) -> bool {
@@ -107,16 +122,8 @@ impl Health {
     }
 
     fn live(&self, status: &GroupStatus) -> Checks {
-        let age =
-            Duration::from_millis(self.since_began().saturating_sub(self.beat_ms.load(Ordering::Relaxed)));
-        let raft = match &status.phase {
-            Phase::Stopped { reason } => Check::when(false, format!("stopped: {reason}")),
-            phase => Check::when(true, describe(phase)),
-        };
-        BTreeMap::from([
-            ("event_loop", Check::when(age < BEAT_AGE_MAX, format!("ran {} ms ago", age.as_millis()))),
-            ("raft", raft),
-        ])
+        let vitals = Vitals { event_loop: self.event_loop.age(), raft_core: self.raft_core.age() };
+        vitals.checks(&status.phase)
     }
 
     fn startup(&self, status: &GroupStatus) -> Checks {
@@ -151,6 +158,28 @@ fn state(integrity: &Integrity) -> Check {
         Integrity::Unchecked => Check::when(true, "not compared yet"),
         Integrity::Agrees { at } => Check::when(true, format!("equal to the majority's after entry {at}")),
         Integrity::Held { reason } | Integrity::Quarantined { reason } => Check::when(false, reason.clone()),
+    }
+}
+
+/// What the liveness probe judges: this process alone, no peer and no leader.
+struct Vitals {
+    event_loop: Duration,
+    raft_core: Duration,
+}
+
+impl Vitals {
+    fn checks(&self, phase: &Phase) -> Checks {
+        let within = |age: Duration, max: Duration, what: &str| {
+            Check::when(
+                age < max,
+                format!("{what} {} ms ago, at most {} ms", age.as_millis(), max.as_millis()),
+            )
+        };
+        let raft = match phase {
+            Phase::Stopped { reason } => Check::when(false, format!("stopped: {reason}")),
+            _ => within(self.raft_core, RAFT_AGE_MAX, "the consensus core answered"),
+        };
+        BTreeMap::from([("event_loop", within(self.event_loop, BEAT_AGE_MAX, "ran")), ("raft", raft)])
     }
 }
 
@@ -244,4 +273,30 @@ pub async fn summary(State(app): State<Shared>) -> Response {
         HealthReport { status: if failing { CheckStatus::Failing } else { CheckStatus::Ok }, checks };
     let code = if is_live { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (code, Json(report)).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Duration = Duration::from_millis(3);
+
+    fn failing(vitals: &Vitals, phase: &Phase) -> Vec<&'static str> {
+        let checks = vitals.checks(phase).into_iter();
+        checks.filter(|(_, check)| check.status == CheckStatus::Failing).map(|(name, _)| name).collect()
+    }
+
+    #[test]
+    fn each_part_that_stands_still_is_named_and_nothing_else() {
+        let alive = || Vitals { event_loop: NOW, raft_core: NOW };
+        for phase in
+            [Phase::Recovering, Phase::Joining, Phase::Serving, Phase::Forming { waiting_for: Vec::new() }]
+        {
+            assert!(failing(&alive(), &phase).is_empty(), "{phase:?} needs no leader to be live");
+        }
+        assert_eq!(failing(&Vitals { event_loop: BEAT_AGE_MAX, ..alive() }, &Phase::Serving), ["event_loop"]);
+        assert_eq!(failing(&Vitals { raft_core: RAFT_AGE_MAX, ..alive() }, &Phase::Serving), ["raft"]);
+        let stopped = Phase::Stopped { reason: "disk full".to_owned() };
+        assert_eq!(failing(&alive(), &stopped), ["raft"]);
+    }
 }

@@ -15,8 +15,10 @@ pub mod health;
 mod impatient;
 pub mod kv;
 pub mod locks;
+pub mod log_level;
 pub mod metrics;
 pub mod openapi;
+pub mod pulse;
 pub mod server;
 pub mod sse;
 

@@ -14,7 +14,7 @@ use utoipa_swagger_ui::SwaggerUi;
 
 use super::error::{ApiError, Code, PROBLEM_JSON};
 use super::extract::ConsistencyParam;
-use super::{Shared, cluster, elections, events, health, kv, locks};
+use super::{Shared, cluster, elections, events, health, kv, locks, log_level};
 
 /// An error of any route (RFC 9457), with further fields of the case.
 #[derive(ToSchema)]
@@ -72,6 +72,7 @@ fn described() -> OpenApiRouter<Shared> {
         .routes(routes!(elections::observe))
         .routes(routes!(kv::list))
         .routes(routes!(kv::get, kv::put, kv::delete))
+        .routes(routes!(log_level::get, log_level::put))
 }
 
 fn base() -> OpenApi {
@@ -101,6 +102,13 @@ pub fn document() -> OpenApi {
     let (_, mut openapi) = described().split_for_parts();
     complete(&mut openapi);
     openapi
+}
+
+/// Templates of all routes, for counting: the published ones and the pages about them.
+#[must_use]
+pub fn templates() -> Vec<String> {
+    let described = document().paths.paths.into_keys();
+    described.chain([DOCUMENT_PATH.to_owned(), format!("{DOCS_PATH}/{{file}}")]).collect()
 }
 
 /// Every route of the edge, with its state.
@@ -147,6 +155,9 @@ fn complete(openapi: &mut OpenApi) {
         }
         for operation in item.get.iter_mut() {
             add(operation, &[400, 422, 429, 500, 503]);
+            if operation.security.is_some() {
+                add(operation, &[401, 403]);
+            }
         }
         for operation in [&mut item.put, &mut item.post, &mut item.delete].into_iter().flatten() {
             add(operation, &[400, 422, 429, 500, 503, 504]);

@@ -226,10 +226,10 @@ async fn metrics_have_the_names_of_the_guide() {
         "ovncp_distributed_lock_wait_seconds{quantile=\"0.99\"} ",
         "ovncp_distributed_lock_wait_seconds_count 1",
         "ovncp_distributed_lock_wait_seconds_sum ",
-        "ovncp_cluster_node_info{hostname=\"",
+        "ovncp_cluster_node_info{node_id=\"node-1\",hostname=\"",
         "ovncp_raft_term ",
         "ovncp_raft_applied_index ",
-        "ovncp_http_requests_total{class=\"2xx\"} 1",
+        "ovncp_http_requests_total{route=\"/api/v1/cluster/locks/{key}/acquire\",method=\"POST\",class=\"2xx\"} 1",
     ] {
         assert!(text.lines().any(|found| found.starts_with(line)), "no {line} in\n{text}");
     }

@@ -46,7 +46,7 @@ impl Locks {
         let (index, grant) = outcome?;
         // Candidates wait as long as a term lasts: that says nothing about locks.
         if !ask.keys.iter().any(|key| elections::name_of(key).is_some()) {
-            self.metrics.acquired(began.elapsed());
+            self.metrics.acquired(&ask.keys, began.elapsed());
         }
         let secret = reveal(source, &ask, &grant)?;
         Ok(Held { grant, secret, index })

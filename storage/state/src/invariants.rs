@@ -115,6 +115,11 @@ fn grants(state: &State) -> Result<(), String> {
             ensure(found, || format!("grant {token} does not stand at its key {key:?}"))?;
         }
     }
+    let mut held_by = BTreeMap::<_, u64>::new();
+    for grant in locks.grants.iter() {
+        *held_by.entry(grant.node).or_default() += 1;
+    }
+    ensure(held_by == locks.held_by, || format!("{held_by:?} counted as {:?}", locks.held_by))?;
     let known = locks.grants.len() + locks.waiters.len();
     ensure(locks.by_waiter.len() == known, || String::from("a waiter id leads nowhere"))?;
     ensure(known <= state.limits.locks_held, || format!("{known} grants and waiters"))

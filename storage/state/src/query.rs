@@ -1,7 +1,8 @@
 //! Totals for readers.
 
-use crate::State;
+use crate::clock::Lease;
 use crate::view::ClusterView;
+use crate::{NodeId, State};
 
 impl State {
     /// Identity and totals.
@@ -22,5 +23,15 @@ impl State {
             events: self.kept_events(),
             requests_kept: self.requests.table.len() as u64,
         }
+    }
+
+    /// Live grants whose clients asked at `node`. Counted, not walked.
+    pub fn locks_held_by(&self, node: NodeId) -> u64 {
+        let counted = self.locks.held_by.get(&node).copied().unwrap_or(0);
+        let ended = self.deadlines.ended(self.meta.now).filter(|lease| match lease {
+            Lease::Grant(token) => self.locks.grants.get(token).is_some_and(|grant| grant.node == node),
+            Lease::Waiter(_) | Lease::Register(_) => false,
+        });
+        counted.saturating_sub(ended.count() as u64)
     }
 }

@@ -14,7 +14,7 @@ use tempfile::TempDir;
 use tokio::time::Instant;
 
 pub(crate) use http::{Answer, Lock};
-pub(crate) use node::{HTTP_PORT, Node, NodeOptions};
+pub(crate) use node::{HTTP_PORT, METRICS_PORT, Node, NodeOptions};
 
 /// How long a condition may take on a busy machine before the test fails.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);

@@ -36,7 +36,7 @@ impl NodeOptions {
 pub(crate) struct Node {
     pub(crate) options: NodeOptions,
     child: Option<Child>,
-    pub(super) client: reqwest::Client,
+    pub(crate) client: reqwest::Client,
 }
 
 impl Node {

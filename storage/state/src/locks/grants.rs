@@ -78,6 +78,7 @@ impl State {
     ) {
         let Some(grant) = self.locks.grants.remove(&token) else { return };
         let grant = Arc::unwrap_or_clone(grant);
+        self.locks.discount(grant.node);
         self.deadlines.remove(grant.deadline, Lease::Grant(token));
         self.locks.by_waiter.remove(&grant.waiter);
         for key in &grant.keys {

@@ -24,6 +24,7 @@ mod view;
 
 pub(crate) use queue::Touched;
 
+use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::vec::Vec;
 
@@ -47,6 +48,8 @@ pub(crate) struct Locks {
     pub(crate) queue: CowMap<(Name, LogIndex), Place>,
     pub(crate) by_waiter: CowMap<WaiterId, Whereabouts>,
     pub(crate) by_node: CowMap<(NodeId, LogIndex), ()>,
+    /// Grants by the node whose client asked, none of 0. Follows from `grants`, so neither encoded nor hashed.
+    pub(crate) held_by: BTreeMap<NodeId, u64>,
 }
 
 /// A held lock, over one key or several.
@@ -230,7 +233,18 @@ impl Locks {
             self.key_mut(key).holders.add(grant.token, grant.mode, &grant.secret);
         }
         self.by_waiter.insert(grant.waiter, Whereabouts::Granted(grant.token));
+        *self.held_by.entry(grant.node).or_default() += 1;
         self.grants.insert(grant);
+    }
+
+    /// A grant of this node is none of its any more.
+    pub(crate) fn discount(&mut self, node: NodeId) {
+        if let Some(count) = self.held_by.get_mut(&node) {
+            *count -= 1;
+            if *count == 0 {
+                self.held_by.remove(&node);
+            }
+        }
     }
 
     /// Puts a waiter at the end of its queues, admitted nowhere yet. The caller adds its deadline.

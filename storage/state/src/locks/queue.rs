@@ -274,7 +274,11 @@ impl State {
                 }
             }
             Some(Whereabouts::Granted(token)) => {
-                self.locks.grants.update(&token, |grant| grant.node = node);
+                let before = self.locks.grants.update(&token, |grant| mem::replace(&mut grant.node, node));
+                if let Some(before) = before {
+                    self.locks.discount(before);
+                    *self.locks.held_by.entry(node).or_default() += 1;
+                }
             }
             Some(Whereabouts::Queued(_)) | None => {}
         }

@@ -4,8 +4,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
-use prometheus::core::{Collector, Desc};
-use prometheus::proto::{self, MetricFamily, MetricType};
+use prometheus::proto::{self, MetricFamily};
+
+use super::declared::Declared;
 
 /// Quantiles that are shown.
 const QUANTILES: [f64; 3] = [0.5, 0.9, 0.99];
@@ -17,10 +18,7 @@ const MICROS_MAX: u64 = 3_600_000_000;
 const DIGITS: u8 = 2;
 
 /// Durations in seconds as a summary.
-pub struct Summary {
-    desc: Desc,
-    inner: Mutex<Inner>,
-}
+pub(crate) struct Summary(Mutex<Inner>);
 
 struct Inner {
     current: Histogram<u64>,
@@ -31,22 +29,22 @@ struct Inner {
 }
 
 impl Summary {
-    /// An empty summary.
-    #[must_use]
-    pub fn new(name: &str, help: &str) -> Self {
+    pub(crate) fn new() -> Self {
         let histogram = || {
             Histogram::new_with_bounds(1, MICROS_MAX, DIGITS)
                 .expect("bounds and digits are constants in range")
         };
-        let desc = Desc::new(name.to_owned(), help.to_owned(), Vec::new(), Default::default())
-            .expect("names are constants and valid");
-        let inner =
-            Inner { current: histogram(), previous: histogram(), turned: Instant::now(), count: 0, sum: 0.0 };
-        Self { desc, inner: Mutex::new(inner) }
+        Self(Mutex::new(Inner {
+            current: histogram(),
+            previous: histogram(),
+            turned: Instant::now(),
+            count: 0,
+            sum: 0.0,
+        }))
     }
 
     /// Counts one duration.
-    pub fn observe(&self, duration: Duration) {
+    pub(crate) fn observe(&self, duration: Duration) {
         let micros = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
         let mut inner = self.lock();
         inner.turn();
@@ -55,32 +53,8 @@ impl Summary {
         inner.sum += duration.as_secs_f64();
     }
 
-    fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Inner {
-    fn turn(&mut self) {
-        let age = self.turned.elapsed();
-        if age < WINDOW {
-            return;
-        }
-        std::mem::swap(&mut self.current, &mut self.previous);
-        self.current.reset();
-        if age >= 2 * WINDOW {
-            self.previous.reset();
-        }
-        self.turned = Instant::now();
-    }
-}
-
-impl Collector for Summary {
-    fn desc(&self) -> Vec<&Desc> {
-        vec![&self.desc]
-    }
-
-    fn collect(&self) -> Vec<MetricFamily> {
+    /// As the family of `declared`.
+    pub(crate) fn family(&self, declared: &Declared) -> MetricFamily {
         let (count, sum, quantiles) = {
             let mut inner = self.lock();
             inner.turn();
@@ -103,44 +77,53 @@ impl Collector for Summary {
             shown
         });
         summary.set_quantile(quantiles.collect());
-        let mut metric = proto::Metric::default();
+        let mut metric = declared.labelled(&[]);
         metric.set_summary(summary);
-        let mut family = MetricFamily::default();
-        family.set_name(self.desc.fq_name.clone());
-        family.set_help(self.desc.help.clone());
-        family.set_field_type(MetricType::SUMMARY);
-        family.set_metric(vec![metric]);
-        vec![family]
+        declared.family(vec![metric])
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// A collector that others hold too.
-pub struct Shared<C>(pub std::sync::Arc<C>);
-
-impl<C: Collector> Collector for Shared<C> {
-    fn desc(&self) -> Vec<&Desc> {
-        self.0.desc()
-    }
-
-    fn collect(&self) -> Vec<MetricFamily> {
-        self.0.collect()
+impl Inner {
+    fn turn(&mut self) {
+        let age = self.turned.elapsed();
+        if age < WINDOW {
+            return;
+        }
+        std::mem::swap(&mut self.current, &mut self.previous);
+        self.current.reset();
+        if age >= 2 * WINDOW {
+            self.previous.reset();
+        }
+        self.turned = Instant::now();
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use prometheus::{Encoder, Registry, TextEncoder};
+    use prometheus::{Encoder, TextEncoder};
 
+    use super::super::declared::Kind;
     use super::*;
+
+    static WAIT: Declared = Declared {
+        name: "wait_seconds",
+        kind: Kind::Summary,
+        labels: &[],
+        unit: "seconds",
+        help: "Time to wait.",
+        night: "",
+    };
 
     #[test]
     fn summary_reads_as_the_dashboard_expects() {
-        let registry = Registry::new();
-        let summary = std::sync::Arc::new(Summary::new("wait_seconds", "Time to wait."));
-        registry.register(Box::new(Shared(std::sync::Arc::clone(&summary)))).unwrap();
+        let summary = Summary::new();
         (1..=100).for_each(|millis| summary.observe(Duration::from_millis(millis)));
         let mut text = Vec::new();
-        TextEncoder::new().encode(&registry.gather(), &mut text).unwrap();
+        TextEncoder::new().encode(&[summary.family(&WAIT)], &mut text).unwrap();
         let text = String::from_utf8(text).unwrap();
         assert!(text.contains("# TYPE wait_seconds summary"), "{text}");
         assert!(text.contains("wait_seconds_count 100"), "{text}");
