@@ -107,11 +107,17 @@ impl Edge {
         };
         let span = span(&request, request_id);
         let mut router = self.router.clone();
+        let began = Instant::now();
         let handled = AssertUnwindSafe(async move { router.call(request).await }).catch_unwind();
         // Without a subscriber, as in a program that logs nothing, no wrapper is needed.
-        let handled = if span.is_disabled() { handled.await } else { handled.instrument(span).await };
+        let handled = if span.is_disabled() { handled.await } else { handled.instrument(span.clone()).await };
+        let _entered = span.enter();
         match handled {
-            Ok(Ok(response)) => response,
+            Ok(Ok(response)) => {
+                let took_us = began.elapsed().as_micros();
+                tracing::debug!(status = response.status().as_u16(), took_us, "answered");
+                response
+            }
             Ok(Err(never)) => match never {},
             Err(panic) => axum::response::IntoResponse::into_response(panicked(panic.as_ref())),
         }

@@ -13,6 +13,7 @@ mod dev;
 mod failure;
 mod kv;
 mod lock;
+mod log_level;
 mod man;
 mod output;
 mod serve;
@@ -77,6 +78,7 @@ enum Command {
     Locks(lock::LocksArgs),
     Lock(lock::LockArgs),
     Kv(kv::KvArgs),
+    LogLevel(log_level::LogLevelArgs),
     Config(config::ConfigArgs),
     Bench(Box<bench::BenchArgs>),
     Completion(CompletionArgs),
@@ -121,6 +123,7 @@ fn run(cli: Cli) -> Outcome {
         Command::Locks(args) => block_on(async { lock::list(&args, &endpoints.client()?, format).await }),
         Command::Lock(args) => block_on(async { lock::hold(args, endpoints.client()?).await }),
         Command::Kv(args) => block_on(async { kv::run(args, &endpoints.client()?, format).await }),
+        Command::LogLevel(args) => block_on(log_level::run(&args, endpoints, format)),
         Command::Config(args) => config::run(&args, format),
         Command::Bench(args) => block_on(bench::run(*args, endpoints.named(), format)),
         Command::Completion(args) => {
@@ -144,6 +147,15 @@ struct Endpoints(Vec<String>);
 impl Endpoints {
     fn named(self) -> Vec<String> {
         self.0.into_iter().filter(|text| !text.trim().is_empty()).collect()
+    }
+
+    /// Each by itself, for what concerns one node.
+    fn each(self) -> Vec<Endpoints> {
+        let mut named = self.named();
+        if named.is_empty() {
+            named.push(ENDPOINT_DEFAULT.to_owned());
+        }
+        named.into_iter().map(|one| Endpoints(vec![one])).collect()
     }
 
     fn client(self) -> Result<Client, Failure> {

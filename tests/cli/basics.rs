@@ -14,8 +14,20 @@ const GUIDE_FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/config/fixtur
 fn every_command_has_help_with_an_example() {
     let all = run(ovncp(["--help"]));
     assert_eq!(all.code, Some(0));
-    let commands =
-        ["serve", "dev", "status", "members", "locks", "lock", "kv", "config", "bench", "completion", "man"];
+    let commands = [
+        "serve",
+        "dev",
+        "status",
+        "members",
+        "locks",
+        "lock",
+        "kv",
+        "log-level",
+        "config",
+        "bench",
+        "completion",
+        "man",
+    ];
     for command in commands {
         assert!(all.out.contains(&format!("\n  {command} ")), "{command} is listed in {}", all.out);
         let help = run(ovncp([command, "--help"]));

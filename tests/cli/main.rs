@@ -7,4 +7,5 @@ mod bench;
 mod dev;
 mod fake;
 mod lock;
+mod log_level;
 mod support;
