@@ -14,6 +14,7 @@ use super::buckets::Buckets;
 use super::classes::Classes;
 use super::declared::declare;
 use super::summary::Summary;
+use crate::services::elections;
 
 declare! {
     /// Locks, as the clients of this node see them.
@@ -22,7 +23,7 @@ declare! {
         "Locks granted to clients of this node.",
         night "A rate of 0 while clients ask: look at ovncp_http_problems_total for what they are told instead.";
     HELD = Gauge "ovncp_distributed_locks_held" {node_id} in "locks",
-        "Locks held by clients of this node; the sum over nodes is the cluster's, but for locks whose node was removed.",
+        "Locks and elections held by clients of this node; the sum over nodes is the cluster's, but for locks whose node was removed.",
         night "Growing without end: clients forget to release. ovncp locks --prefix shows owners and ages.";
     WAIT = Summary "ovncp_distributed_lock_wait_seconds" {} in "seconds",
         "Time from an acquire to its grant, of clients of this node; quantiles over the last one to two minutes.",
@@ -34,7 +35,7 @@ declare! {
         "Time a lock was held, per lock class; counted by the node whose entry ended it, so sum over nodes.",
         night "Holders are slow or hang: ovncp locks shows owner and age; a hanging one can be ended with a reason.";
     ENDED = Counter "ovncp_lock_ends_total" {cause} in "locks",
-        "Locks that ended, by cause (released, expired, forced, cancelled); counted by the node whose entry ended it.",
+        "Locks that ended, by cause (released, expired, forced, cancelled); counted by the node whose entry ended it; terms of elections are none.",
         night "Many 'expired': clients die or cannot renew in time. Look at their logs and at ovncp_raft_renewals_total.";
 }
 
@@ -84,7 +85,9 @@ impl LockMetrics {
     }
 
     fn ended(&self, kind: &EventKind) {
-        if let EventKind::LockReleased { keys, cause, held, .. } = kind {
+        let EventKind::LockReleased { keys, cause, held, .. } = kind else { return };
+        // A term of office is no critical section.
+        if !keys.iter().any(|key| elections::name_of(key).is_some()) {
             self.ended[cause_position(*cause)].fetch_add(1, Ordering::Relaxed);
             if let Some(key) = keys.first() {
                 self.class_hold.of(key).observe(Duration::from_millis(held.0));
