@@ -19,6 +19,7 @@ mod formation;
 mod machine;
 mod mutants;
 mod nemesis;
+mod quorumless;
 mod scenario;
 mod seeds;
 mod trace;

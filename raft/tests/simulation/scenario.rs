@@ -342,6 +342,9 @@ fn verdict<D: Machine>(cluster: &Cluster<D>, history: &History) -> Result<(), St
     }
     let lost = cluster.ledger.look(|claims| {
         let mut lost = locks::unknown_to_log(&record.holdings, &claims.granted);
+        lost.extend(locks::overtaken(&claims.granted));
+        let (granted, released) = (&claims.granted, &claims.released);
+        lost.extend(locks::overstayed(&record.holdings, granted, released, &claims.renewed));
         let revisions = record.written.keys().filter(|revision| !claims.written.contains_key(revision));
         lost.extend(
             revisions.map(|revision| format!("the acknowledged write at {revision} is not in the log")),

@@ -3,9 +3,10 @@
 //! A holder's time begins when it learns of its grant. It ends when it *asks* for the release, or one lease
 //! after the grant or after it *asked* for its last successful renewal: what a careful client may rely on.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ovncp_state::command::LockMode;
+use ovncp_state::event::ReleaseCause;
 
 /// Cluster time is counted in whole milliseconds, so a lease may end this much early in real time.
 const ROUNDING_MS: u64 = 2;
@@ -24,6 +25,8 @@ pub struct Holding {
     pub learned: u64,
     /// Lease asked for.
     pub ttl: u64,
+    /// Longest time that renewals may make of it.
+    pub hold_max: Option<u64>,
     /// Longest wait asked for.
     pub wait: u64,
     /// Wait as the grant told it.
@@ -79,9 +82,85 @@ pub fn check(holdings: &[Holding]) -> Vec<String> {
     wrong
 }
 
+/// A grant as the log has it. Times are cluster time.
+#[derive(Clone, Debug)]
+pub struct Granted {
+    pub keys: Vec<String>,
+    pub mode: LockMode,
+    /// When its request was applied.
+    pub asked: u64,
+    /// Of the entry.
+    pub term: u64,
+}
+
+impl Granted {
+    fn conflicts(&self, other: &Self) -> bool {
+        let exclusive = self.mode == LockMode::Exclusive || other.mode == LockMode::Exclusive;
+        exclusive && self.keys.iter().any(|key| other.keys.contains(key))
+    }
+}
+
+/// How a grant ended, as the log has it.
+#[derive(Clone, Debug)]
+pub struct Released {
+    pub cause: ReleaseCause,
+    /// On the cluster clock.
+    pub held: u64,
+    /// Of the entry.
+    pub term: u64,
+}
+
+/// Grants that overtook a conflicting request which had asked before: tokens are given in the order of grants.
+pub fn overtaken(granted: &BTreeMap<u64, Granted>) -> Vec<String> {
+    let mut wrong = Vec::new();
+    for (token, earlier) in granted {
+        for (other, later) in granted.range(token + 1..) {
+            if later.asked < earlier.asked && later.conflicts(earlier) {
+                wrong.push(format!("{token} ({earlier:?}) overtook {other} ({later:?})"));
+            }
+        }
+    }
+    wrong
+}
+
+/// An expiry is an entry of the leader: this late on the cluster clock even among lost packets, stalled disks and
+/// leaders without a quorum. In fair weather 100 ms are promised.
+const LATE_MS_MAX: u64 = 2_500;
+/// And this much later with every change of leader.
+const LATE_PER_TERM_MS: u64 = 1_000;
+
+/// Grants that ended by their lease, but early or too late, or that outlived their longest time to hold.
+pub fn overstayed(
+    holdings: &[Holding],
+    granted: &BTreeMap<u64, Granted>,
+    released: &BTreeMap<u64, Released>,
+    renewed: &BTreeSet<u64>,
+) -> Vec<String> {
+    let mut wrong = Vec::new();
+    for holding in holdings {
+        let (Some(begun), Some(end)) = (granted.get(&holding.token), released.get(&holding.token)) else {
+            continue;
+        };
+        let late = LATE_MS_MAX + (end.term - begun.term) * LATE_PER_TERM_MS;
+        if holding.hold_max.is_some_and(|most| end.held > most + late) {
+            wrong.push(format!("held {} ms, longer than it may be: {holding:?}", end.held));
+        }
+        if end.cause != ReleaseCause::Expired || renewed.contains(&holding.token) {
+            continue;
+        }
+        if end.held < holding.ttl {
+            wrong.push(format!("expired early, after {} ms: {holding:?}", end.held));
+        } else if end.held > holding.ttl + late {
+            wrong.push(format!("expired late, after {} ms: {holding:?}", end.held));
+        }
+    }
+    wrong
+}
+
 /// Grants that clients were told of and that the log does not know.
-pub fn unknown_to_log(holdings: &[Holding], granted: &BTreeMap<u64, Vec<String>>) -> Vec<String> {
-    let lost = holdings.iter().filter(|holding| granted.get(&holding.token) != Some(&holding.keys));
+pub fn unknown_to_log(holdings: &[Holding], granted: &BTreeMap<u64, Granted>) -> Vec<String> {
+    let known = |holding: &&Holding| granted.get(&holding.token).map(|granted| &granted.keys);
+    let lost = holdings.iter().filter(|holding| known(holding) != Some(&holding.keys));
     lost.map(|holding| format!("an acknowledged grant is not in the log: {holding:?}")).collect()
 }
 
@@ -98,6 +177,7 @@ mod tests {
             invoked,
             learned,
             ttl: 100,
+            hold_max: None,
             wait: 1_000,
             waited: 0,
             until,
@@ -143,7 +223,44 @@ mod tests {
         late.waited = 1_000;
         finds("after its deadline", &[late.clone()]);
         assert_eq!(unknown_to_log(&[late.clone()], &BTreeMap::new()).len(), 1);
-        assert!(unknown_to_log(&[late], &BTreeMap::from([(1, vec!["a".to_owned()])])).is_empty());
+        assert!(unknown_to_log(&[late], &BTreeMap::from([(1, granted(0))])).is_empty());
+    }
+
+    fn granted(asked: u64) -> Granted {
+        Granted { keys: vec!["a".to_owned()], mode: LockMode::Exclusive, asked, term: 1 }
+    }
+
+    #[test]
+    fn a_request_that_overtakes_a_conflicting_one_is_found() {
+        let order = |first, second| BTreeMap::from([(1, first), (2, second)]);
+        assert!(overtaken(&order(granted(5), granted(6))).is_empty());
+        assert_eq!(overtaken(&order(granted(6), granted(5))).len(), 1);
+        // Asked within one millisecond: the log alone knows who was first.
+        assert!(overtaken(&order(granted(5), granted(5))).is_empty());
+        let shared = |asked| Granted { mode: LockMode::Shared, ..granted(asked) };
+        assert!(overtaken(&order(shared(6), shared(5))).is_empty());
+        assert_eq!(overtaken(&order(shared(6), granted(5))).len(), 1);
+        let elsewhere = Granted { keys: vec!["b".to_owned()], ..granted(6) };
+        assert!(overtaken(&order(elsewhere, granted(5))).is_empty());
+    }
+
+    #[test]
+    fn leases_that_end_early_or_late_and_holders_that_stay_too_long_are_found() {
+        let judge = |held, cause, hold_max, renewed: &[u64]| {
+            let holding = Holding { hold_max, ..holding(1, 0, 5, 100) };
+            let released = BTreeMap::from([(1, Released { cause, held, term: 2 })]);
+            let granted = BTreeMap::from([(1, granted(0))]);
+            overstayed(&[holding], &granted, &released, &renewed.iter().copied().collect()).join("; ")
+        };
+        let late = LATE_MS_MAX + LATE_PER_TERM_MS;
+        assert_eq!(judge(100, ReleaseCause::Expired, None, &[]), "");
+        assert_eq!(judge(100 + late, ReleaseCause::Expired, None, &[]), "");
+        assert!(judge(99, ReleaseCause::Expired, None, &[]).contains("early"));
+        assert!(judge(101 + late, ReleaseCause::Expired, None, &[]).contains("late"));
+        assert_eq!(judge(9_000, ReleaseCause::Expired, None, &[1]), "", "renewed");
+        assert_eq!(judge(9_000, ReleaseCause::Released, None, &[]), "");
+        assert!(judge(9_000, ReleaseCause::Released, Some(200), &[1]).contains("longer than it may be"));
+        assert_eq!(judge(200, ReleaseCause::Expired, Some(200), &[1]), "");
     }
 
     #[test]

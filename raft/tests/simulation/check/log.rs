@@ -1,6 +1,6 @@
 //! The one log that all nodes must agree on: who led, what stands at each index, and what state follows.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ovncp_raft::Observer;
@@ -8,6 +8,7 @@ use ovncp_state::{ClusterId, EventKind, LogIndex, NodeId, Reply, StateHash};
 use ovncp_storage::sink::AppliedEntry;
 use ovncp_storage::types::Origin;
 
+use crate::check::locks::{Granted, Released};
 use crate::trace::{Digest, Trace};
 
 /// Everything nodes ever claimed. The first claim counts; whoever differs later is wrong.
@@ -28,7 +29,11 @@ pub struct Claims {
     clusters: BTreeMap<ClusterId, String>,
     last_token: u64,
     /// Grants by token.
-    pub granted: BTreeMap<u64, Vec<String>>,
+    pub granted: BTreeMap<u64, Granted>,
+    /// How they ended.
+    pub released: BTreeMap<u64, Released>,
+    /// Tokens whose lease was renewed.
+    pub renewed: BTreeSet<u64>,
     /// Revisions that register writes got.
     pub written: BTreeMap<u64, u64>,
     /// Snapshots that replaced a state.
@@ -114,11 +119,24 @@ impl Ledger {
         if let Reply::Written { revision, .. } = entry.applied.reply {
             claims.written.insert(revision.0, index);
         }
+        if let Reply::Renewed(renewals) = &entry.applied.reply {
+            claims.renewed.extend(renewals.iter().flatten().map(|renewed| renewed.token.0));
+        }
         for event in &entry.applied.events {
-            if let EventKind::LockAcquired { keys, token, .. } = &event.kind {
-                claims.granted.insert(token.0, keys.clone());
+            if let EventKind::LockAcquired { keys, mode, token, waited, .. } = &event.kind {
+                let granted = Granted {
+                    keys: keys.clone(),
+                    mode: *mode,
+                    asked: event.at.0.saturating_sub(waited.0),
+                    term: entry.term,
+                };
+                claims.granted.insert(token.0, granted);
                 // Entries are seen in order by whoever is first, except after installed snapshots.
                 claims.last_token = claims.last_token.max(token.0);
+            }
+            if let EventKind::LockReleased { token, cause, held, .. } = &event.kind {
+                let released = Released { cause: *cause, held: held.0, term: entry.term };
+                claims.released.insert(token.0, released);
             }
         }
     }

@@ -121,6 +121,7 @@ async fn acquire_lock<D: Machine>(
                 invoked,
                 learned,
                 ttl,
+                hold_max: acquire.hold_max.map(|most| most.0),
                 wait: acquire.wait.0,
                 waited: grant.waited.0,
                 until: Holding::first_end(invoked, grant.waited.0, ttl) + slack,
