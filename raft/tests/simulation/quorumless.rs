@@ -7,7 +7,7 @@ use ovncp_state::{Command, Request};
 use ovncp_storage::disk::SimDisk;
 use tokio::time::Instant;
 
-use crate::cluster::{Cluster, Settings};
+use crate::cluster::{Cluster, Connection, Settings};
 use crate::scenario::{converge, recover, simulate};
 
 /// What the caller brings along.
@@ -25,7 +25,11 @@ fn a_caller_behind_a_leader_without_a_quorum_is_told_long_before_its_own_deadlin
         converge(&cluster).await?;
         let leader = cluster.leader().ok_or("nobody leads")?;
         let nodes = cluster.connect_all();
-        let follower = nodes.iter().find(|node| node.name != leader.name).ok_or("no follower")?;
+        // Three of the five vote: beside a learner the leader has no quorum.
+        let voters = leader.group.status().voters;
+        let learns =
+            |node: &&Connection| node.group.identity().node_id.is_some_and(|id| !voters.contains(&id));
+        let follower = nodes.iter().find(learns).ok_or("no learner")?;
         for near in [&leader.name, &follower.name] {
             for far in nodes.iter().filter(|node| ![&leader.name, &follower.name].contains(&&node.name)) {
                 cluster.net.cut(near, &far.name);
