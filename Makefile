@@ -3,7 +3,10 @@
 
 CARGO ?= cargo
 
-.PHONY: help test setup verify fix lint docs bench dev
+# Where cargo builds, for what is built outside the workspace.
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+
+.PHONY: help test setup verify fix lint docs bench compare dev
 
 help: ## what can be made
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
@@ -31,6 +34,11 @@ fix: ## format, apply clippy's suggestions, rewrite golden files and generated d
 bench: ## the log beside a minimal one, then the cluster over HTTP
 	$(CARGO) bench --package ovncp-storage
 	$(CARGO) run --release -- bench lock
+
+compare: ## ovncp beside etcd, three nodes of each on this machine in one run (some minutes)
+	$(CARGO) build --release
+	CARGO_TARGET_DIR=$(TARGET)/compare $(CARGO) build --release --manifest-path tests/compare/Cargo.toml
+	tests/compare/etcd.py
 
 dev: ## three nodes on this machine
 	$(CARGO) run --release -- dev
