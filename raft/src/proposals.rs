@@ -196,11 +196,25 @@ impl Pump {
                     return false;
                 }
                 self.backlog.extend(arrived);
+                // With a batch under way nothing is gained by haste: whoever is ready to run proposes first, and
+                // goes along. Each batch costs the leader, its log and both connections a round of work.
+                if self.under_way > 0 {
+                    tokio::task::yield_now().await;
+                    self.gather();
+                }
             }
             () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => self.wake_up(),
             () = self.shared.until_stopped() => return false,
         }
         true
+    }
+
+    /// Takes what has arrived meanwhile.
+    fn gather(&mut self) {
+        while self.backlog.len() < CALLERS_MAX {
+            let Ok(queued) = self.queue.try_recv() else { return };
+            self.backlog.push_back(queued);
+        }
     }
 
     /// The pause is over, or the backlog is to be looked over.

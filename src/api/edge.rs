@@ -27,6 +27,8 @@ pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 pub const NODE: HeaderName = HeaderName::from_static("x-ovncp-node");
 /// Longest request id that is taken from a client.
 const REQUEST_ID_BYTES_MAX: usize = 128;
+/// Bytes of an id made here: two numbers of 16 digits and a dash.
+const REQUEST_ID_OWN_BYTES: usize = 33;
 /// W3C trace context.
 const TRACEPARENT: &str = "traceparent";
 /// Bytes of a `traceparent` of version 00.
@@ -134,11 +136,20 @@ impl Edge {
         match headers.get(REQUEST_ID) {
             Some(given) if is_clean(given.as_bytes()) => given.clone(),
             _ => {
-                let id =
-                    format!("{:016x}-{:x}", self.id_prefix, self.id_next.fetch_add(1, Ordering::Relaxed));
-                HeaderValue::from_str(&id).expect("hexadecimal digits are a valid header value")
+                let mut id = [0; REQUEST_ID_OWN_BYTES];
+                hex_digits(&mut id[..16], self.id_prefix);
+                id[16] = b'-';
+                hex_digits(&mut id[17..], self.id_next.fetch_add(1, Ordering::Relaxed));
+                HeaderValue::from_bytes(&id).expect("hexadecimal digits are a valid header value")
             }
         }
+    }
+}
+
+/// Writes a number from the right, with leading zeroes, as far as there is room.
+fn hex_digits(out: &mut [u8], number: u64) {
+    for (place, digit) in out.iter_mut().rev().enumerate() {
+        *digit = b"0123456789abcdef"[(number >> (4 * place) & 0xf) as usize];
     }
 }
 
@@ -252,6 +263,15 @@ mod tests {
         let Ok(response) = edge.answer(request("/fine"), remote).await;
         assert_eq!(response.status(), StatusCode::OK);
         assert_eq!(edge.metrics.in_flight.get(), 0);
+    }
+
+    #[test]
+    fn own_ids_are_clean_and_never_the_same() {
+        let edge = Edge::new(Router::new(), "node-1", 1, HttpMetrics::unregistered());
+        let ids: Vec<_> = (0..300).map(|_| edge.request_id(&HeaderMap::new())).collect();
+        assert!(ids.iter().all(|id| is_clean(id.as_bytes()) && id.len() == REQUEST_ID_OWN_BYTES));
+        assert!(ids.windows(2).all(|pair| pair[0] < pair[1]));
+        assert!(ids[255].as_bytes().ends_with(b"-00000000000000ff"), "{:?}", ids[255]);
     }
 
     #[test]

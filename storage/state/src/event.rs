@@ -1,6 +1,7 @@
 //! What changed, for watchers ([`Event`], kept in the state's ring) and for waiting callers ([`Notice`]).
 
 use alloc::string::String;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use serde::{Deserialize, Serialize};
@@ -14,8 +15,8 @@ use crate::{EventOffset, FencingToken, Millis, NodeId, Refusal, Reply, WaiterId}
 pub struct Applied {
     /// For the proposer.
     pub reply: Reply,
-    /// In order; already in the ring.
-    pub events: Vec<Event>,
+    /// In order; already in the ring, and shared with it.
+    pub events: Vec<Arc<Event>>,
     /// For callers that wait on some node. Not kept.
     pub notices: Vec<Notice>,
 }

@@ -4,6 +4,7 @@ use crate::limits::Limits;
 use crate::table::{Object, Table};
 use crate::view::EventsReset;
 use crate::{Event, EventOffset, State};
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 impl Object for Event {
@@ -23,26 +24,20 @@ pub(crate) struct Ring {
     pub(crate) bytes: usize,
 }
 
-/// Encoded size.
-fn size_of(event: &Event) -> usize {
-    postcard::experimental::serialized_size(event).unwrap_or(0)
-}
-
 impl Ring {
     /// Adds an event without dropping an old one.
-    pub(crate) fn restore(&mut self, event: Event) {
-        self.bytes += size_of(&event);
-        self.table.insert(event);
+    pub(crate) fn restore(&mut self, event: Arc<Event>) {
+        self.bytes += self.table.insert_measured(event).0;
     }
 
-    pub(crate) fn push(&mut self, event: Event, limits: &Limits) {
+    pub(crate) fn push(&mut self, event: Arc<Event>, limits: &Limits) {
         self.restore(event);
         while self.table.len() > limits.events_kept
             || (self.bytes > limits.events_kept_bytes && self.table.len() > 1)
         {
             let Some(first) = self.table.first().map(|event| event.offset) else { return };
-            if let Some(old) = self.table.remove(&first) {
-                self.bytes -= size_of(&old);
+            if let Some((bytes, _)) = self.table.remove_measured(&first) {
+                self.bytes -= bytes;
             }
         }
     }

@@ -179,7 +179,7 @@ impl StateBuilder {
                 if state.events.table.last().is_some_and(|last| last.offset >= event.offset) {
                     return false;
                 }
-                state.events.restore(event);
+                state.events.restore(alloc::sync::Arc::new(event));
             }
             Record::Request(request) => return restore_request(state, request),
         }

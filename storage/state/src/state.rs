@@ -1,5 +1,6 @@
 //! The state and its one way to change: [`State::apply`].
 
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use serde::{Deserialize, Serialize};
@@ -77,7 +78,7 @@ impl Meta {
 /// What an apply produces besides its reply.
 #[derive(Default)]
 pub(crate) struct Effects {
-    pub(crate) events: Vec<Event>,
+    pub(crate) events: Vec<Arc<Event>>,
     pub(crate) notices: Vec<Notice>,
 }
 
@@ -188,9 +189,10 @@ impl State {
     }
 
     pub(crate) fn emit(&mut self, kind: EventKind, out: &mut Effects) {
-        let event = Event { offset: crate::EventOffset(self.meta.next_event), at: self.meta.now, kind };
+        let offset = crate::EventOffset(self.meta.next_event);
+        let event = Arc::new(Event { offset, at: self.meta.now, kind });
         self.meta.next_event += 1;
-        self.events.push(event.clone(), &self.limits);
+        self.events.push(Arc::clone(&event), &self.limits);
         out.events.push(event);
     }
 

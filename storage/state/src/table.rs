@@ -22,10 +22,37 @@ pub(crate) trait Object: Serialize + Clone {
     fn key(&self) -> Self::Key;
 }
 
+/// An object whose encoding is no longer than this is hashed without a heap allocation; most are.
+const ENCODED_ON_STACK_MAX: usize = 512;
+
+/// What an object adds to the sums that are kept over a table.
+#[derive(Clone, Copy)]
+pub(crate) struct Digest {
+    /// Hash of its encoding, seeded with its tag.
+    pub(crate) hash: u128,
+    /// Bytes of its encoding.
+    pub(crate) bytes: usize,
+}
+
+impl Digest {
+    pub(crate) fn of<T: Serialize>(tag: u8, object: &T) -> Self {
+        let of = |encoded: &[u8]| Self {
+            hash: XxHash3_128::oneshot_with_seed(u64::from(tag), encoded),
+            bytes: encoded.len(),
+        };
+        let mut buffer = [0; ENCODED_ON_STACK_MAX];
+        match postcard::to_slice(object, &mut buffer) {
+            Ok(encoded) => of(encoded),
+            Err(_full) => {
+                of(&postcard::to_allocvec(object).expect("encoding into memory: every length is known"))
+            }
+        }
+    }
+}
+
 /// Hash of one object: of its encoding, seeded with its tag.
 pub(crate) fn hash_of<T: Serialize>(tag: u8, object: &T) -> u128 {
-    let bytes = postcard::to_allocvec(object).expect("encoding into memory: every length is known");
-    XxHash3_128::oneshot_with_seed(u64::from(tag), &bytes)
+    Digest::of(tag, object).hash
 }
 
 /// See the module.
@@ -64,21 +91,36 @@ impl<T: Object> Table<T> {
 
     /// Replaces the object with the same key.
     pub(crate) fn insert(&mut self, object: T) -> Option<Arc<T>> {
-        self.hash = self.hash.wrapping_add(hash_of(T::TAG, &object));
-        let old = self.map.insert(object.key(), Arc::new(object));
+        self.insert_measured(Arc::new(object)).1
+    }
+
+    /// The same for an object that others hold too; also tells the bytes of its encoding.
+    pub(crate) fn insert_measured(&mut self, object: Arc<T>) -> (usize, Option<Arc<T>>) {
+        let digest = Digest::of(T::TAG, &*object);
+        self.hash = self.hash.wrapping_add(digest.hash);
+        let old = self.map.insert(object.key(), object);
         if let Some(old) = &old {
             self.hash = self.hash.wrapping_sub(hash_of(T::TAG, &**old));
         }
-        old
+        (digest.bytes, old)
     }
 
     pub(crate) fn remove<Q: Ord + ?Sized>(&mut self, key: &Q) -> Option<Arc<T>>
     where
         T::Key: Borrow<Q>,
     {
+        self.remove_measured(key).map(|(_, old)| old)
+    }
+
+    /// Also tells the bytes of its encoding.
+    pub(crate) fn remove_measured<Q: Ord + ?Sized>(&mut self, key: &Q) -> Option<(usize, Arc<T>)>
+    where
+        T::Key: Borrow<Q>,
+    {
         let old = self.map.remove(key)?;
-        self.hash = self.hash.wrapping_sub(hash_of(T::TAG, &*old));
-        Some(old)
+        let digest = Digest::of(T::TAG, &*old);
+        self.hash = self.hash.wrapping_sub(digest.hash);
+        Some((digest.bytes, old))
     }
 
     /// Changes an object in place; its key must stay.
