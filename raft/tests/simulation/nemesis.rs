@@ -448,7 +448,11 @@ impl<D: Machine> Nemesis<D> {
             self.wiped = None;
         }
         let running = self.cluster.running();
-        let well = status.voters.len() >= 3
+        // The leader's membership holds from its append on; a majority may not have it before it is committed, and
+        // then the wiped node of the last swap still counts.
+        let committed = status.committed == status.last_log;
+        let well = committed
+            && status.voters.len() >= 3
             && status
                 .voters
                 .iter()

@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::check::{linear, locks};
 use crate::clients::{self, Client, History, Mutant};
-use crate::cluster::{Cluster, Settings};
+use crate::cluster::{Cluster, Connection, Settings};
 use crate::machine::Machine;
 use crate::nemesis::{Nemesis, Trouble};
 use crate::trace::Trace;
@@ -272,6 +272,15 @@ fn whole<D: Machine>(cluster: &Cluster<D>) -> Result<Vec<String>, String> {
     if names.len() < 2 { Err(format!("only {names:?} are members")) } else { Ok(names) }
 }
 
+/// What a node would tell an operator who asks why nothing goes on.
+fn describe(node: &Connection) -> String {
+    let status = node.group.status();
+    format!(
+        "{} is {:?} ({:?}) in term {}, follows {:?}, voters {:?}",
+        node.name, status.node_id, status.phase, status.term, status.leader, status.voters
+    )
+}
+
 /// Waits until a leader leads and every write is answered again.
 pub async fn recover<D: Machine>(cluster: &Cluster<D>) -> Result<(), String> {
     let end = Instant::now() + RECOVERY_MAX;
@@ -290,7 +299,11 @@ pub async fn recover<D: Machine>(cluster: &Cluster<D>) -> Result<(), String> {
             }
         }
         if Instant::now() >= end {
-            return Err(format!("no progress within {RECOVERY_MAX:?} after everything was repaired"));
+            let nodes: Vec<String> = cluster.connect_all().iter().map(describe).collect();
+            return Err(format!(
+                "no progress within {RECOVERY_MAX:?} after everything was repaired: {}",
+                nodes.join("; ")
+            ));
         }
         sleep(Duration::from_millis(50)).await;
     }
