@@ -267,7 +267,7 @@ mod tests {
 
     #[test]
     fn own_ids_are_clean_and_never_the_same() {
-        let edge = Edge::new(Router::new(), "node-1", 1, HttpMetrics::unregistered());
+        let edge = Edge::new(Router::new(), "node-1", 1, Arc::new(HttpMetrics::new(&[], 1, 1)));
         let ids: Vec<_> = (0..300).map(|_| edge.request_id(&HeaderMap::new())).collect();
         assert!(ids.iter().all(|id| is_clean(id.as_bytes()) && id.len() == REQUEST_ID_OWN_BYTES));
         assert!(ids.windows(2).all(|pair| pair[0] < pair[1]));

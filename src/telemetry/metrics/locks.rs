@@ -156,7 +156,7 @@ mod tests {
             held: Millis(held),
             reason: String::new(),
         };
-        let event = Event { offset: EventOffset(0), at: Millis(0), kind };
+        let event = Arc::new(Event { offset: EventOffset(0), at: Millis(0), kind });
         let applied = Applied { reply: Reply::Done, events: vec![event], notices: Vec::new() };
         AppliedEntry {
             index: LogIndex(1),
