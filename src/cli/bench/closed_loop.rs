@@ -8,7 +8,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio::task::JoinSet;
 
 use super::report::Rate;
-use super::target::Target;
+use super::target::{PREPARE_PATIENCE, PREPARE_PAUSE, Target};
 use super::wire::{Connection, request};
 use super::{BenchArgs, Scenario};
 use crate::cli::failure::{Exit, Failure};
@@ -248,12 +248,22 @@ async fn measure(
     })
 }
 
+/// Writes what is read later. Nothing is measured yet, so it is tried again.
 async fn prepare(mut script: Script) -> Result<(), Failure> {
-    let done = async {
-        let mut connection = Connection::open(&script.address.clone()).await?;
-        script.run(&mut connection).await
-    };
-    done.await.map_err(|e| Failure::io("write the value to read", &e))
+    let begun = Instant::now();
+    loop {
+        let done = async {
+            let mut connection = Connection::open(&script.address.clone()).await?;
+            script.run(&mut connection).await
+        };
+        match done.await {
+            Ok(()) => return Ok(()),
+            Err(error) if begun.elapsed() >= PREPARE_PATIENCE => {
+                return Err(Failure::io("write the value to read", &error));
+            }
+            Err(_) => tokio::time::sleep(PREPARE_PAUSE).await,
+        }
+    }
 }
 
 /// One thing after another until the end.

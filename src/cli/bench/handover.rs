@@ -1,8 +1,6 @@
 //! Planned hand-overs under load: how long nobody can write, and which requests fail. None should: what cannot be
 //! served for a moment waits.
 
-use std::time::Instant;
-
 use super::closed_loop::progress;
 use super::outage::{Writes, load, outage};
 use super::report::{Failover, Handover};
@@ -23,8 +21,7 @@ pub(super) async fn run(args: &BenchArgs, clients: u16, target: &mut Target) -> 
     let before = writes.sum();
     let (mut outages, mut calls) = (Vec::new(), Vec::new());
     for _ in 0..args.runs {
-        let begun = Instant::now();
-        target.hand_over().await?;
+        let begun = target.hand_over().await?;
         calls.push(begun.elapsed());
         outages.push(outage(&writes, begun).await?);
         bar.inc(1);

@@ -3,11 +3,13 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Instant;
 
 use indicatif::ProgressBar;
 use tokio::task::JoinSet;
 
 use super::closed_loop::{progress, token};
+use super::target::{PREPARE_PATIENCE, PREPARE_PAUSE};
 use super::wire::{Connection, request};
 use crate::cli::failure::{Exit, Failure};
 use crate::cli::random_id;
@@ -65,6 +67,7 @@ impl Turn {
     async fn acquire(self, addresses: Vec<String>) -> io::Result<Vec<HeldLock>> {
         let mut connections: Vec<Option<Connection>> = addresses.iter().map(|_| None).collect();
         let (mut held, mut done) = (Vec::new(), 0);
+        let mut succeeded = Instant::now();
         loop {
             let number = self.next.fetch_add(1, Ordering::Relaxed);
             if number >= self.count {
@@ -72,22 +75,18 @@ impl Turn {
                 return Ok(held);
             }
             let node = number as usize % addresses.len();
-            let open = match &mut connections[node] {
-                Some(open) => open,
-                closed => closed.insert(Connection::open(&addresses[node]).await?),
+            let lock = loop {
+                match self.acquire_one(number, &addresses[node], &mut connections[node]).await {
+                    Ok(renewal) => break renewal.map(|renewal| HeldLock { node, renewal }),
+                    Err(error) if succeeded.elapsed() >= PREPARE_PATIENCE => return Err(error),
+                    Err(_) => {
+                        connections[node] = None;
+                        tokio::time::sleep(PREPARE_PAUSE).await;
+                    }
+                }
             };
-            let secret = random_id();
-            let body = format!(r#"{{"owner":"bench","ttl_ms":{TTL_MS_LONGEST},"secret":"{secret}"}}"#);
-            let acquire = self.request(number, &addresses[node], "acquire", &body);
-            let reply = open.send(&acquire).await?;
-            if reply.status != 200 || token(reply.body).is_none() {
-                let words = String::from_utf8_lossy(&reply.body[..reply.body.len().min(300)]);
-                return Err(io::Error::other(format!("answer {}: {words}", reply.status)));
-            }
-            if let Some(ttl_ms) = self.renewed_to_ms {
-                let body = format!(r#"{{"secret":"{secret}","ttl_ms":{ttl_ms}}}"#);
-                held.push(HeldLock { node, renewal: self.request(number, &addresses[node], "renew", &body) });
-            }
+            succeeded = Instant::now();
+            held.extend(lock);
             done += 1;
             if done % SHOWN_STEP == 0 {
                 self.bar.inc(SHOWN_STEP);
@@ -95,8 +94,30 @@ impl Turn {
         }
     }
 
-    fn request(&self, number: u32, address: &str, verb: &str, body: &str) -> Vec<u8> {
-        let path = format!("/api/v1/cluster/locks/held%3A{}%3A{number}/{verb}", self.run);
-        request("POST", address, &path, "application/json", body.as_bytes())
+    /// Each try has a key of its own: an earlier one may hold the lock that nobody told us of.
+    async fn acquire_one(
+        &self,
+        number: u32,
+        address: &str,
+        connection: &mut Option<Connection>,
+    ) -> io::Result<Option<Vec<u8>>> {
+        let open = match connection {
+            Some(open) => open,
+            closed => closed.insert(Connection::open(address).await?),
+        };
+        let secret = random_id();
+        let path = format!("/api/v1/cluster/locks/held%3A{}%3A{number}%3A{}", self.run, &secret[..4]);
+        let post = |verb: &str, body: &str| {
+            request("POST", address, &format!("{path}/{verb}"), "application/json", body.as_bytes())
+        };
+        let body = format!(r#"{{"owner":"bench","ttl_ms":{TTL_MS_LONGEST},"secret":"{secret}"}}"#);
+        let reply = open.send(&post("acquire", &body)).await?;
+        if reply.status != 200 || token(reply.body).is_none() {
+            let words = String::from_utf8_lossy(&reply.body[..reply.body.len().min(300)]);
+            return Err(io::Error::other(format!("answer {}: {words}", reply.status)));
+        }
+        Ok(self
+            .renewed_to_ms
+            .map(|ttl_ms| post("renew", &format!(r#"{{"secret":"{secret}","ttl_ms":{ttl_ms}}}"#))))
     }
 }

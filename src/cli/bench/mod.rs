@@ -152,7 +152,7 @@ pub(crate) async fn run(args: BenchArgs, endpoints: Vec<String>, format: Format)
         measured = measure(&args, &mut target) => measured,
         () = interrupted => Err(Failure::new(Exit::Failure, "interrupted")),
     };
-    target.stop().await;
+    target.stop();
     let report = Report { scenario: args.scenario, held: args.held, environment, results: measured? };
     report.print(format)?;
     Ok(ExitCode::SUCCESS)

@@ -3,10 +3,11 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use ovncp::client::Error;
 use serde::Serialize;
 
 use super::{Aim, BenchArgs};
-use crate::cli::dev::cluster::{Cluster, STOP_GRACE, tail};
+use crate::cli::dev::cluster::{Cluster, tail};
 use crate::cli::dev::layout::{Layout, Wishes};
 use crate::cli::dev::observe::{self, Answer};
 use crate::cli::failure::{Exit, Failure};
@@ -15,6 +16,9 @@ use crate::cli::failure::{Exit, Failure};
 const READY_WITHIN: Duration = Duration::from_secs(60);
 const READY_CHECK: Duration = Duration::from_millis(20);
 const ASK_TIMEOUT: Duration = Duration::from_secs(2);
+/// What is not measured yet is tried for so long.
+pub(super) const PREPARE_PATIENCE: Duration = Duration::from_secs(30);
+pub(super) const PREPARE_PAUSE: Duration = Duration::from_millis(100);
 /// Clock ticks per second in /proc, the same on every Linux that Rust runs on.
 const TICKS_PER_SECOND: f64 = 100.0;
 
@@ -192,13 +196,25 @@ impl Target {
         Ok((view.term, view.applied_index))
     }
 
-    /// Has another node lead.
-    pub(super) async fn hand_over(&self) -> Result<(), Failure> {
+    /// Has another node lead; answers when the try began that did it. What stands in the way for a moment (no
+    /// other voter is caught up) is waited for.
+    pub(super) async fn hand_over(&self) -> Result<Instant, Failure> {
         let mut builder = ovncp::client::Client::builder().endpoints(&self.endpoints);
         if let Some(token) = std::env::var("OVNCP_ADMIN_TOKEN").ok().filter(|token| !token.is_empty()) {
             builder = builder.token(token);
         }
-        builder.build()?.cluster().transfer_leader(None).await.map(drop).map_err(Failure::from)
+        let cluster = builder.build()?.cluster();
+        let first = Instant::now();
+        loop {
+            let begun = Instant::now();
+            match cluster.transfer_leader(None).await {
+                Ok(_) => return Ok(begun),
+                Err(Error::Refused(_) | Error::NoLeader(_)) if first.elapsed() < PREPARE_PATIENCE => {
+                    tokio::time::sleep(PREPARE_PAUSE).await;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
     }
 
     /// What the own nodes cost from now on.
@@ -206,10 +222,9 @@ impl Target {
         Meter { cpu: self.cpu_seconds() }
     }
 
-    pub(super) async fn stop(&mut self) {
-        if let Some(own) = &mut self.own {
-            own.cluster.stop(STOP_GRACE, std::future::pending()).await;
-        }
+    /// Ends the own nodes at once: nothing of theirs is needed any more, and what they acknowledged is on disk.
+    pub(super) fn stop(&mut self) {
+        self.own = None;
     }
 }
 
