@@ -56,7 +56,9 @@
 //!
 //! # Caveats
 //!
-//! Endpoints are plain HTTP. A program that is stopped (SIGSTOP, a suspended machine) can do nothing about its
+//! Endpoints are plain HTTP. The cluster remembers the replies of the last 100,000 writes with a key, for at most 10
+//! minutes: under full load that is a matter of seconds, and a retry that comes later may happen a second time. So
+//! keep deadlines short, and writes conditional where that matters. A program that is stopped (SIGSTOP, a suspended machine) can do nothing about its
 //! locks meanwhile: what they protect must check the fencing token.
 
 mod builder;
