@@ -1,6 +1,6 @@
 //! A real Prometheus scrapes real nodes, also through elections.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::Write as _;
 use std::path::Path;
@@ -10,7 +10,7 @@ use ovncp::telemetry::metrics::{AREAS, Declared, GUIDE_EXCEPTIONS, Kind};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::support::{Cluster, METRICS_PORT, PATIENCE, subnet};
+use crate::support::{Cluster, METRICS_PORT, PATIENCE, subnet, unique};
 
 /// Scrape jobs over the same nodes. Each takes its time, so that a busy machine fails none; together they scrape
 /// all the time, so that some of them meet every election.
@@ -148,8 +148,8 @@ fn families(text: &str) -> BTreeMap<String, (String, Vec<String>)> {
     families
 }
 
-/// What is shown is what is declared, and what docs/metrics.md therefore says.
-fn check_declarations(texts: &[String]) {
+/// What is shown is what is declared, and what docs/metrics.md therefore says; whether it is all of it.
+fn is_all_that_is_declared(texts: &[String]) -> bool {
     let declared: BTreeMap<&str, &Declared> =
         AREAS.iter().flat_map(|(_, area)| area.iter()).map(|metric| (metric.name, *metric)).collect();
     let mut seen = BTreeMap::new();
@@ -158,32 +158,36 @@ fn check_declarations(texts: &[String]) {
     }
     for (name, (kind, labels)) in &seen {
         let metric = declared.get(name.as_str()).unwrap_or_else(|| panic!("{name} is not declared"));
-        assert_eq!(
-            (kind.as_str(), labels.as_slice()),
-            (metric.kind.as_str(), &*owned(metric.labels)),
-            "{name}"
-        );
+        let shown = (kind.as_str(), labels.as_slice());
+        assert_eq!(shown, (metric.kind.as_str(), &*owned(metric.labels)), "{name}");
     }
     let missing: Vec<_> = declared.keys().filter(|name| !seen.contains_key(**name)).collect();
-    assert!(missing.is_empty(), "declared and never shown: {missing:?}");
+    if !missing.is_empty() {
+        eprintln!("not shown yet: {missing:?}");
+    }
+    missing.is_empty()
 }
 
 fn owned(labels: &[&str]) -> Vec<String> {
     labels.iter().map(|label| (*label).to_owned()).collect()
 }
 
-/// Work on every node, so that everything there is to count was counted.
-async fn work(cluster: &Cluster) {
-    for node in &cluster.nodes {
-        let key = format!("switch%3A{}", node.name());
-        let lock = cluster.acquire(&key, "me").await;
-        let proof = json!({"secret": lock.secret});
-        let renewed = node.post(&format!("/api/v1/cluster/locks/{key}/renew"), &proof).await;
-        assert_eq!(renewed.expect("an answer").status, 200);
-        let held = node.post(&format!("/api/v1/cluster/locks/{key}/acquire"), &json!({"owner": "you"})).await;
-        assert_eq!(held.expect("an answer").status, 409);
-        cluster.release(&lock).await;
-    }
+/// Work on one node that makes it count something of everything. `None` when something came in between, as an
+/// election does, or when the node does not count yet.
+async fn work(cluster: &Cluster, position: usize) -> Option<()> {
+    let node = &cluster.nodes[position];
+    let lock = format!("/api/v1/cluster/locks/{}", unique("switch%3A"));
+    let held = node.post(&format!("{lock}/acquire"), &json!({"owner": "me"})).await?;
+    let proof = json!({"secret": held.body["secret"].as_str()?});
+    let refused = node.post(&format!("{lock}/acquire"), &json!({"owner": "you"})).await?;
+    let renewed = node.post(&format!("{lock}/renew"), &proof).await?;
+    let released = node.post(&format!("{lock}/release"), &proof).await?;
+    let counted = scrape(cluster, position).await;
+    let counted = counted.lines().any(|line| {
+        let count = line.strip_prefix("ovncp_lock_ends_total{cause=\"released\"} ");
+        count.is_some_and(|count| count != "0")
+    });
+    ((refused.status, renewed.status, released.status, counted) == (409, 200, 204, true)).then_some(())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -191,8 +195,12 @@ async fn prometheus_scrapes_every_living_node_through_elections() {
     if !is_installed("prometheus") || !is_installed("promtool") {
         return;
     }
-    let mut cluster = Cluster::start(3).await;
-    work(&cluster).await;
+    // Every node builds snapshots at once.
+    let mut cluster = Cluster::start_with(3, |options| options.set("OVNCP_RAFT_SNAPSHOT_ENTRIES", "5")).await;
+    for position in 0..3 {
+        let what = format!("node {position} does and counts its work");
+        cluster.until(&what, || work(&cluster, position)).await;
+    }
     let targets: Vec<_> = (0..3).map(|position| target(&cluster, position)).collect();
     let prometheus = Prometheus::start(&targets);
     let all_up = || async {
@@ -201,8 +209,12 @@ async fn prometheus_scrapes_every_living_node_through_elections() {
     };
     cluster.until("every target is up", all_up).await;
 
-    let texts = [scrape(&cluster, 0).await, scrape(&cluster, 1).await, scrape(&cluster, 2).await];
-    check_declarations(&texts);
+    let texts = cluster
+        .until("together the nodes show whatever is declared", || async {
+            let texts = [scrape(&cluster, 0).await, scrape(&cluster, 1).await, scrape(&cluster, 2).await];
+            is_all_that_is_declared(&texts).then_some(texts)
+        })
+        .await;
     for text in &texts {
         let complaints = complaints(text);
         let unexpected =
@@ -211,14 +223,17 @@ async fn prometheus_scrapes_every_living_node_through_elections() {
         assert!(unexpected.is_empty(), "{unexpected:?}");
         assert_eq!(complaints.len(), GUIDE_EXCEPTIONS.len(), "{complaints:?}");
     }
-    check_guide(&prometheus).await;
+    check_guide(&cluster, &prometheus).await;
 
     // A planned hand-over, then the death of the leader, with scrapes going on all the time.
     let former = cluster.leader().await;
-    let next = (former + 1) % 3;
-    let successor = json!({"target": cluster.nodes[next].name()});
-    let transferred = cluster.nodes[former].post("/api/v1/cluster/leader/transfer", &successor).await;
-    assert_eq!(transferred.expect("an answer").status, 200);
+    let successor = json!({"target": cluster.nodes[(former + 1) % 3].name()});
+    cluster
+        .until("leadership is handed over", || async {
+            let answer = cluster.nodes[former].post("/api/v1/cluster/leader/transfer", &successor).await?;
+            (answer.status == 200).then_some(())
+        })
+        .await;
     let killed = cluster.leader().await;
     cluster.nodes[killed].kill();
     let living: Vec<_> = (0..3).filter(|position| *position != killed).collect();
@@ -246,7 +261,7 @@ async fn prometheus_scrapes_every_living_node_through_elections() {
 }
 
 /// The guide's names and labels, as a dashboard asks for them.
-async fn check_guide(prometheus: &Prometheus) {
+async fn check_guide(cluster: &Cluster, prometheus: &Prometheus) {
     for (query, count) in [
         ("ovncp_cluster_nodes_total{status=\"active\"} == 3", 3),
         ("ovncp_cluster_node_info{node_id=\"node-1\",hostname=~\".+\",ip=~\"127.+\"} == 1", 3),
@@ -256,16 +271,25 @@ async fn check_guide(prometheus: &Prometheus) {
         ("ovncp_distributed_lock_wait_seconds{quantile=\"0.99\"}", 3),
         ("ovncp_distributed_lock_wait_seconds_sum", 3),
         ("ovncp_distributed_lock_wait_seconds_count", 3),
-        ("sum(ovncp_lock_ends_total{cause=\"released\",job=\"ovncp-0\"}) == 3", 1),
-        ("sum(ovncp_lock_hold_seconds_count{class=\"switch\",job=\"ovncp-0\"}) == 3", 1),
+        // Each of three nodes ended at least one, and none is counted twice.
+        ("sum(ovncp_lock_ends_total{cause=\"released\",job=\"ovncp-0\"}) >= 3", 1),
+        (
+            "sum(ovncp_lock_ends_total{job=\"ovncp-0\"}) <= sum(ovncp_distributed_locks_acquired_total{job=\"ovncp-0\"})",
+            1,
+        ),
+        ("sum(ovncp_lock_hold_seconds_count{class=\"switch\",job=\"ovncp-0\"}) >= 3", 1),
         ("count(ovncp_raft_peer_lag_entries{job=\"ovncp-0\"}) == 2", 1),
         ("ovncp_raft_state{state=\"leader\"} == 1", 1),
     ] {
         // By instance where the answer is per node, whatever job it came by.
-        let seen = prometheus.query(query).await.expect("an answer");
-        let instances: std::collections::BTreeSet<_> =
-            seen.iter().map(|(labels, _)| labels["instance"].to_string()).collect();
-        assert_eq!(instances.len(), count, "{query}: {seen:?}");
+        cluster
+            .until(&format!("{count} nodes answer {query}"), || async {
+                let seen = prometheus.query(query).await?;
+                let instances: BTreeSet<_> =
+                    seen.iter().map(|(labels, _)| labels["instance"].to_string()).collect();
+                (instances.len() == count).then_some(())
+            })
+            .await;
     }
     for metric in AREAS.iter().flat_map(|(_, area)| area.iter()).filter(|metric| metric.kind == Kind::Counter)
     {
