@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use ovncp_raft::group::Group;
-use ovncp_raft::status::{GroupStatus, Phase};
+use ovncp_raft::status::{GroupStatus, Integrity, Phase};
 use ovncp_raft::{GroupCounters, READ_OUTCOMES, WRITE_OUTCOMES};
 use ovncp_state::State;
 use ovncp_state::command::NodeStatus;
@@ -69,6 +69,9 @@ declare! {
     ACK_AGE = Gauge "ovncp_raft_quorum_ack_age_seconds" {} in "seconds",
         "Time since a quorum acknowledged this leader; on a follower since it heard the leader.",
         night "Above a second: this node is cut off, or the other side is overloaded.";
+    INTEGRITY = Gauge "ovncp_raft_integrity" {integrity} in "1",
+        "1 for what the comparison of states with the other voters found: unchecked, agrees, held or quarantined.",
+        night "held or quarantined: a state differs. docs/operations.md; do not delete data directories before they are analysed.";
     MEMBERS = Gauge "ovncp_raft_members" {role} in "nodes",
         "Members of the Raft configuration by role (voter, learner).",
         night "Fewer voters than cluster.voters_target: ovncp members shows who is missing.";
@@ -122,6 +125,9 @@ const STATUSES: [(NodeStatus, &str); 5] = [
 ];
 /// What a node can be, as label values.
 const STATES: [&str; 6] = ["leader", "follower", "candidate", "learner", "starting", "stopped"];
+
+/// What a comparison of states can find, as label values.
+const INTEGRITIES: [&str; 4] = ["unchecked", "agrees", "held", "quarantined"];
 
 /// What a scrape takes out of the state, under its read lock: counts, and the few members. Nothing here walks
 /// locks, waiters or registers, or a scrape would hold up every write of a large cluster.
@@ -188,10 +194,12 @@ fn members(nodes: &[NodeView], status: &GroupStatus, own: &str) -> Vec<MetricFam
 
 fn raft(status: &GroupStatus) -> Vec<MetricFamily> {
     let state = state_of(status);
+    let integrity = integrity_of(&status.integrity);
     let roles = [("voter", status.voters.len() as f64), ("learner", status.learners.len() as f64)];
     let mut families = vec![
         STATE.each(STATES.map(|name| (name, f64::from(u8::from(name == state))))),
         IS_LEADER.value(f64::from(u8::from(status.is_leader))),
+        INTEGRITY.each(INTEGRITIES.map(|name| (name, f64::from(u8::from(name == integrity))))),
         TERM.value(status.term as f64),
         LAST_LOG.value(status.last_log.0 as f64),
         COMMITTED.value(status.committed.0 as f64),
@@ -201,6 +209,16 @@ fn raft(status: &GroupStatus) -> Vec<MetricFamily> {
     ];
     families.extend(status.quorum_ack_age_ms.map(|age| ACK_AGE.value(age as f64 / 1e3)));
     families
+}
+
+/// One of [`INTEGRITIES`].
+fn integrity_of(integrity: &Integrity) -> &'static str {
+    match integrity {
+        Integrity::Unchecked => "unchecked",
+        Integrity::Agrees { .. } => "agrees",
+        Integrity::Held { .. } => "held",
+        Integrity::Quarantined { .. } => "quarantined",
+    }
 }
 
 /// One of [`STATES`].
