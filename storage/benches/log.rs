@@ -1,84 +1,167 @@
 //! The log through openraft's trait beside the least that any log must do, in the same run.
 //!
 //! Both minimal logs write a checksummed batch into a file of zeroes prepared before the run, and sync: no
-//! index, no reader, no preparation of segments while it runs. The first does it on the caller's thread; the
-//! second behind a writer thread and openraft's callback, as any log must that does not block the Raft core.
-//! Ours does all of that and prepares segments. The rounds alternate, so that a noisy disk hits all three; the
-//! ratios of the medians are the result.
+//! index, no reader, no segments. The first does it on the caller's thread; the second behind a writer thread and
+//! openraft's callback, as any log must that does not block the Raft core. Ours does all of that, rolls segments
+//! and is purged as after snapshots, once with its writer on a thread and once on the runtime's own. The logs
+//! take short turns, so that a noisy machine hits all alike; `of inline` is the median of the ratios turn by
+//! turn. CPU is that of the whole process, user and system.
 //!
 //! `cargo bench -p ovncp-storage --bench log [-- DIRECTORY]`; the directory must lie on a real disk.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 use openraft::EntryPayload;
 use openraft::storage::{IOFlushed, RaftLogStorage};
 use openraft::type_config::TypeConfigExt;
 use ovncp_state::{Millis, NodeId};
-use ovncp_storage::codec::Entry;
 use ovncp_storage::codec::entry::normal_entry;
+use ovncp_storage::codec::{Entry, WireLogId};
 use ovncp_storage::disk::RealDisk;
 use ovncp_storage::types::TypeConfig;
-use ovncp_storage::{DataDir, LogStore, StoreOptions};
+use ovncp_storage::{DataDir, LogStore, StoreOptions, WriterMode};
 use tokio::sync::mpsc;
 
 const ENTRY_BYTES: usize = 256;
-const ROUNDS: usize = 9;
-/// Entries per batch, batches per round. With the last one a segment rolls every 200 batches.
-const SHAPES: [(u64, u64); 3] = [(1, 1_500), (16, 1_500), (128, 1_000)];
+/// The logs take turns of so many batches, so that a noisy machine hits all of them alike.
+const TURN: u64 = 10;
+/// Turns of each log.
+const TURNS: u64 = 120;
+/// Turns before the clock counts: every segment that ours writes after them is a used one.
+const WARM: u64 = 10;
+/// Entries per batch.
+const SHAPES: [u64; 3] = [1, 16, 128];
+/// Purged once so many more have gathered, as after a snapshot.
+const KEPT: u64 = 20_000;
 
 fn main() {
     let root = std::env::args().nth(1).filter(|arg| !arg.starts_with('-'));
     let root =
         tempfile::tempdir_in(root.map_or_else(std::env::temp_dir, PathBuf::from)).expect("a directory");
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
-    println!("{ENTRY_BYTES}-byte entries, every batch durable, one at a time, median of {ROUNDS} rounds");
-    println!("entries  log               batches/s  p50 us  p99 us  ours / it");
-    for shape in SHAPES {
-        let (mut inline, mut threaded, mut ours) = (Vec::new(), Vec::new(), Vec::new());
-        for round in 0..ROUNDS {
-            let path = |log: &str| root.path().join(format!("{log}-{}-{round}", shape.0));
-            inline.push(run_inline(&path("inline"), shape));
-            threaded.push(runtime.block_on(run_threaded(&path("threaded"), shape)));
-            ours.push(runtime.block_on(run_ours(&path("ours"), shape)));
+    println!(
+        "{ENTRY_BYTES}-byte entries, every batch durable, one at a time, median of {TURNS} turns of {TURN}"
+    );
+    println!("entries  log               batches/s  p10 us  p50 us  p99 us  cpu us  of inline");
+    for entries in SHAPES {
+        let dir = root.path().join(entries.to_string());
+        std::fs::create_dir(&dir).expect("a directory");
+        runtime.block_on(compare(dir, entries));
+    }
+}
+
+/// One log of the comparison.
+enum Log {
+    Inline(Minimal),
+    Threaded(mpsc::Sender<(Vec<Entry>, IOFlushed<TypeConfig>)>),
+    Ours(LogStore<RealDisk>),
+}
+
+impl Log {
+    async fn write(&mut self, batch: Vec<Entry>) {
+        let (sender, flushed) = TypeConfig::oneshot();
+        let flush = IOFlushed::signal(sender);
+        match self {
+            Self::Inline(log) => return log.write(&batch),
+            Self::Threaded(queue) => assert!(queue.send((batch, flush)).await.is_ok()),
+            Self::Ours(log) => log.append(batch, flush).await.expect("appended"),
         }
-        let ours = median(ours);
-        for (name, rounds) in [("minimal, inline", inline), ("minimal, threaded", threaded)] {
-            let minimal = median(rounds);
-            println!("{:7}  {name:17} {minimal}  {:.3}", shape.0, ours.rate / minimal.rate);
+        flushed.await.expect("answered").expect("durable");
+    }
+}
+
+#[derive(Default)]
+struct Figures {
+    turns: Vec<f64>,
+    latencies: Vec<f64>,
+    cpu: f64,
+}
+
+fn cpu() -> f64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    now.tv_sec as f64 * 1e6 + now.tv_nsec as f64 / 1e3
+}
+
+fn at(values: &mut [f64], part: usize) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[(values.len() * part / 100).min(values.len() - 1)]
+}
+
+async fn compare(dir: PathBuf, entries: u64) {
+    let ours = |name: &str, writer| {
+        let dir = DataDir::open(RealDisk, dir.join(name)).expect("a data directory");
+        Log::Ours(
+            LogStore::open_alone(&dir, &StoreOptions { writer, ..StoreOptions::default() }).expect("a log"),
+        )
+    };
+    let batches = TURN * (TURNS + WARM);
+    let mut logs = [
+        ("minimal, inline", Log::Inline(Minimal::new(&dir.join("inline"), (entries, batches)))),
+        (
+            "minimal, threaded",
+            Log::Threaded(threaded(Minimal::new(&dir.join("threaded"), (entries, batches)))),
+        ),
+        ("ours, thread", ours("thread", WriterMode::Thread)),
+        ("ours, worker", ours("worker", WriterMode::Worker)),
+    ];
+    let mut figures: [Figures; 4] = Default::default();
+    let mut purged = 0;
+    for turn in 0..TURNS + WARM {
+        for ((_, log), figures) in logs.iter_mut().zip(&mut figures) {
+            let mut total = 0.0;
+            for n in 0..TURN {
+                let batch = batch(1 + (turn * TURN + n) * entries, entries);
+                let (begun, used) = (Instant::now(), cpu());
+                log.write(batch).await;
+                let took = begun.elapsed().as_secs_f64() * 1e6;
+                figures.cpu += cpu() - used;
+                total += took;
+                figures.latencies.push(took);
+            }
+            figures.turns.push(total / TURN as f64);
+            if turn + 1 == WARM {
+                *figures = Figures::default();
+            }
         }
-        println!("{:7}  {:17} {ours}", shape.0, "ours");
+        let last = (turn + 1) * TURN * entries;
+        if last - purged >= KEPT {
+            purged = last;
+            for (_, log) in &mut logs {
+                if let Log::Ours(log) = log {
+                    log.purge(WireLogId { term: 1, index: last }.into()).await.expect("purged");
+                }
+            }
+        }
+    }
+    let inline = figures[0].turns.clone();
+    for ((name, _), mut figures) in logs.into_iter().zip(figures) {
+        let mut ratios: Vec<f64> =
+            inline.iter().zip(&figures.turns).map(|(inline, own)| inline / own).collect();
+        println!(
+            "{entries:7}  {name:17} {:9.0}  {:6.0}  {:6.0}  {:6.0}  {:6.1}  {:9.3}",
+            1e6 / at(&mut figures.turns, 50),
+            at(&mut figures.latencies, 10),
+            at(&mut figures.latencies, 50),
+            at(&mut figures.latencies, 99),
+            figures.cpu / figures.latencies.len() as f64,
+            at(&mut ratios, 50),
+        );
     }
 }
 
-struct Round {
-    rate: f64,
-    p50: Duration,
-    p99: Duration,
-}
-
-impl Round {
-    fn new(mut latencies: Vec<Duration>) -> Self {
-        let total: Duration = latencies.iter().sum();
-        latencies.sort();
-        let at = |part: usize| latencies[(latencies.len() * part / 100).min(latencies.len() - 1)];
-        Self { rate: latencies.len() as f64 / total.as_secs_f64(), p50: at(50), p99: at(99) }
-    }
-}
-
-impl std::fmt::Display for Round {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{:9.0}  {:6}  {:6}", self.rate, self.p50.as_micros(), self.p99.as_micros())
-    }
-}
-
-fn median(mut rounds: Vec<Round>) -> Round {
-    rounds.sort_by(|a, b| a.rate.total_cmp(&b.rate));
-    let middle = rounds.len() / 2;
-    rounds.swap_remove(middle)
+fn threaded(mut log: Minimal) -> mpsc::Sender<(Vec<Entry>, IOFlushed<TypeConfig>)> {
+    let (queue, mut work) = mpsc::channel::<(Vec<Entry>, IOFlushed<TypeConfig>)>(1_024);
+    std::thread::spawn(move || {
+        while let Some((batch, flushed)) = work.blocking_recv() {
+            log.write(&batch);
+            flushed.io_completed(Ok(()));
+        }
+    });
+    queue
 }
 
 fn batch(first: u64, entries: u64) -> Vec<Entry> {
@@ -118,55 +201,4 @@ impl Minimal {
         self.file.sync_data().expect("synced");
         self.offset += self.buffer.len() as u64;
     }
-}
-
-fn run_inline(path: &Path, shape: (u64, u64)) -> Round {
-    let mut log = Minimal::new(path, shape);
-    let (entries, batches) = shape;
-    let write = |n| {
-        let batch = batch(1 + n * entries, entries);
-        let begun = Instant::now();
-        log.write(&batch);
-        begun.elapsed()
-    };
-    Round::new((0..batches).map(write).collect())
-}
-
-async fn run_threaded(path: &Path, shape: (u64, u64)) -> Round {
-    let mut log = Minimal::new(path, shape);
-    let (queue, mut work) = mpsc::channel::<(Vec<Entry>, IOFlushed<TypeConfig>)>(1_024);
-    let writer = std::thread::spawn(move || {
-        while let Some((batch, flushed)) = work.blocking_recv() {
-            log.write(&batch);
-            flushed.io_completed(Ok(()));
-        }
-    });
-    let (entries, batches) = shape;
-    let mut latencies = Vec::new();
-    for n in 0..batches {
-        let batch = batch(1 + n * entries, entries);
-        let begun = Instant::now();
-        let (sender, flushed) = TypeConfig::oneshot();
-        assert!(queue.send((batch, IOFlushed::signal(sender))).await.is_ok());
-        flushed.await.expect("answered").expect("durable");
-        latencies.push(begun.elapsed());
-    }
-    drop(queue);
-    writer.join().expect("the writer ends");
-    Round::new(latencies)
-}
-
-async fn run_ours(path: &Path, (entries, batches): (u64, u64)) -> Round {
-    let dir = DataDir::open(RealDisk, path).expect("a data directory");
-    let mut log = LogStore::open_alone(&dir, &StoreOptions::default()).expect("a log");
-    let mut latencies = Vec::new();
-    for n in 0..batches {
-        let batch = batch(1 + n * entries, entries);
-        let begun = Instant::now();
-        let (sender, flushed) = TypeConfig::oneshot();
-        log.append(batch, IOFlushed::signal(sender)).await.expect("appended");
-        flushed.await.expect("answered").expect("durable");
-        latencies.push(begun.elapsed());
-    }
-    Round::new(latencies)
 }

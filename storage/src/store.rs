@@ -33,7 +33,7 @@ pub struct StoreOptions {
 
 impl Default for StoreOptions {
     fn default() -> Self {
-        Self { writer: WriterMode::Thread, segment_bytes: SEGMENT_BYTES, cache_bytes: CACHE_BYTES }
+        Self { writer: WriterMode::default(), segment_bytes: SEGMENT_BYTES, cache_bytes: CACHE_BYTES }
     }
 }
 

@@ -31,6 +31,14 @@ fn script() -> Vec<Op> {
         Op::Purge(205),
         append(1, 4, 200),
         Op::Commit,
+        // From here on in segments that were used before.
+        append(2, 2, 900),
+        Op::Purge(6),
+        append(1, 3, 700),
+        Op::Vote,
+        append(3, 1, 1_100),
+        Op::Purge(4),
+        append(2, 2, 800),
         append(1, 1, 30),
     ]
 }

@@ -1,5 +1,5 @@
 //! openraft's own conformance suite, on the machine's disk and on the simulated one, with large and tiny
-//! segments, in both writer modes.
+//! segments, in all writer modes.
 // Helpers of tests may panic, too.
 #![allow(clippy::unwrap_used)]
 
@@ -41,6 +41,13 @@ fn run<D: Disk>(disk: D, root: impl Into<std::path::PathBuf>, options: StoreOpti
 fn suite_passes_on_the_machines_disk_with_a_writer_thread() {
     let root = TempDir::new().unwrap();
     let options = StoreOptions { segment_bytes: 64 * 1_024, ..StoreOptions::default() };
+    run(RealDisk, root.path(), options);
+}
+
+#[test]
+fn suite_passes_on_the_machines_disk_with_the_writer_on_a_worker() {
+    let root = TempDir::new().unwrap();
+    let options = StoreOptions { writer: WriterMode::Worker, segment_bytes: 16 * 1_024, cache_bytes: 4_096 };
     run(RealDisk, root.path(), options);
 }
 

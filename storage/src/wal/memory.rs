@@ -3,8 +3,13 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 
-use crate::codec::entry::weight;
-use crate::codec::{Entry, LogId, Vote};
+use bytes::Bytes;
+
+use super::encoded::EncodedEntry;
+use crate::codec::{LogId, Vote};
+
+/// What a cached entry takes beside its payload.
+const CACHED_BYTES_FIXED: usize = 128;
 
 /// Where an entry lies on disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,9 +42,16 @@ pub(super) struct Memory {
 
 #[derive(Debug)]
 struct Cached {
-    entry: Entry,
-    bytes: usize,
+    log_id: LogId,
+    payload: Bytes,
     submitted: u64,
+}
+
+impl Cached {
+    /// Roughly what it takes.
+    fn bytes(&self) -> usize {
+        CACHED_BYTES_FIXED + self.payload.len()
+    }
 }
 
 /// Places of a contiguous run of entries. Only the writer (and recovery) changes them, in the order of the
@@ -53,7 +65,8 @@ pub(super) struct Places {
 /// An entry found by [`Memory::find`].
 #[derive(Debug)]
 pub(super) enum Found {
-    Cached(Entry),
+    /// Encoded.
+    Cached(Bytes),
     OnDisk(u64, Place),
 }
 
@@ -63,19 +76,23 @@ impl Memory {
     }
 
     /// Takes new entries in; the number to give to [`Memory::written`] once they are on disk.
-    pub(super) fn append(&mut self, entries: &[Entry]) -> Result<u64, String> {
-        let submitted = self.submit();
+    pub(super) fn append(&mut self, entries: &[EncodedEntry]) -> Result<u64, String> {
+        let mut last = self.last.map(|id| id.index);
         for entry in entries {
             let index = entry.log_id.index;
-            if let Some(last) = self.last
-                && index != last.index + 1
+            if let Some(last) = last
+                && index != last + 1
             {
-                return Err(format!("entry {index} does not follow entry {}", last.index));
+                return Err(format!("entry {index} does not follow entry {last}"));
             }
-            let bytes = weight(entry);
-            self.cache_bytes += bytes;
-            self.cache.push_back(Cached { entry: entry.clone(), bytes, submitted });
-            self.last = Some(entry.log_id);
+            last = Some(index);
+        }
+        let submitted = self.submit();
+        self.last = entries.last().map(|entry| entry.log_id).or(self.last);
+        for entry in entries {
+            let cached = Cached { log_id: entry.log_id, payload: entry.payload.clone(), submitted };
+            self.cache_bytes += cached.bytes();
+            self.cache.push_back(cached);
         }
         Ok(submitted)
     }
@@ -94,9 +111,9 @@ impl Memory {
     /// Forgets entries after `after`.
     pub(super) fn truncate_after(&mut self, after: Option<LogId>) {
         let keep = after.map_or(0, |id| id.index + 1);
-        while self.cache.back().is_some_and(|cached| cached.entry.log_id.index >= keep) {
+        while self.cache.back().is_some_and(|cached| cached.log_id.index >= keep) {
             if let Some(cached) = self.cache.pop_back() {
-                self.cache_bytes -= cached.bytes;
+                self.cache_bytes -= cached.bytes();
             }
         }
         if self.last.is_some_and(|last| last.index >= keep) {
@@ -106,7 +123,7 @@ impl Memory {
 
     /// Forgets entries up to and including `upto`.
     pub(super) fn purge(&mut self, upto: LogId) {
-        while self.cache.front().is_some_and(|cached| cached.entry.log_id.index <= upto.index) {
+        while self.cache.front().is_some_and(|cached| cached.log_id.index <= upto.index) {
             self.drop_oldest();
         }
         if self.purged < Some(upto) {
@@ -131,7 +148,7 @@ impl Memory {
         let mut bytes = 0;
         for index in range {
             let (item, size) = match self.cached(index) {
-                Some(cached) => (Found::Cached(cached.entry.clone()), cached.bytes),
+                Some(cached) => (Found::Cached(cached.payload.clone()), cached.bytes()),
                 None => match self.places.get(index) {
                     Some(place) => (Found::OnDisk(index, place), place.len as usize),
                     None => break,
@@ -148,13 +165,13 @@ impl Memory {
 
     /// openraft's suite starts logs at any index; ours know where they begin.
     fn first_known(&self) -> u64 {
-        let cached = self.cache.front().map(|cached| cached.entry.log_id.index);
+        let cached = self.cache.front().map(|cached| cached.log_id.index);
         let placed = (!self.places.run.is_empty()).then_some(self.places.first);
         cached.into_iter().chain(placed).min().unwrap_or(0)
     }
 
     fn cached(&self, index: u64) -> Option<&Cached> {
-        let first = self.cache.front()?.entry.log_id.index;
+        let first = self.cache.front()?.log_id.index;
         self.cache.get(usize::try_from(index.checked_sub(first)?).ok()?)
     }
 
@@ -169,7 +186,7 @@ impl Memory {
 
     fn drop_oldest(&mut self) {
         if let Some(cached) = self.cache.pop_front() {
-            self.cache_bytes -= cached.bytes;
+            self.cache_bytes -= cached.bytes();
         }
     }
 }
@@ -214,31 +231,40 @@ impl Places {
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
     use ovncp_state::{Millis, NodeId};
 
+    use super::super::encoded::Encoded;
     use super::*;
+    use crate::codec::Entry;
     use crate::codec::entry::normal_entry;
+
+    /// So that a cached entry takes 1,000 bytes.
+    const PAYLOAD: usize = 1_000 - CACHED_BYTES_FIXED - 7;
 
     fn entries(range: Range<u64>) -> Vec<Entry> {
         range
-            .map(|index| normal_entry(1, index, Millis(0), NodeId(1), index, Bytes::from(vec![0; 872])))
+            .map(|index| normal_entry(1, index, Millis(0), NodeId(1), index, Bytes::from(vec![0; PAYLOAD])))
             .collect()
+    }
+
+    fn append(memory: &mut Memory, range: Range<u64>) -> u64 {
+        let encoded = Encoded::new(entries(range), 0, usize::MAX).unwrap();
+        memory.append(encoded.entries()).unwrap()
     }
 
     #[test]
     fn the_cache_is_bounded_by_bytes_but_keeps_what_is_not_written() {
         let mut memory = Memory::new(10_000);
-        let first = memory.append(&entries(1..21)).unwrap();
+        let first = append(&mut memory, 1..21);
         assert_eq!(memory.cache_bytes, 20 * 1_000);
         memory.evict();
         assert_eq!(memory.cache_bytes, 20 * 1_000);
         memory.written(first);
         memory.evict();
         assert_eq!(memory.cache_bytes, 10 * 1_000);
-        let second = memory.append(&entries(21..61)).unwrap();
+        let second = append(&mut memory, 21..61);
         memory.evict();
-        assert_eq!(memory.cache.front().unwrap().entry.log_id.index, 21);
+        assert_eq!(memory.cache.front().unwrap().log_id.index, 21);
         memory.written(second);
         memory.evict();
         assert_eq!(memory.cache_bytes, 10 * 1_000);
@@ -247,14 +273,14 @@ mod tests {
     #[test]
     fn truncated_entries_are_not_found_at_their_old_place() {
         let mut memory = Memory::new(0);
-        let written = memory.append(&entries(1..4)).unwrap();
+        let written = append(&mut memory, 1..4);
         for index in 1..4 {
             memory.places.push(index, Place { term: 1, segment: 1, offset: 0, len: 1 });
         }
         memory.written(written);
         memory.evict();
         memory.truncate_after(Some(entries(1..2)[0].log_id));
-        memory.append(&entries(2..3)).unwrap();
+        append(&mut memory, 2..3);
         // The writer has not come to the truncation yet: its places still tell of the old entries.
         let found = memory.find(memory.clip(0..10), usize::MAX);
         assert!(matches!(found[..], [Found::OnDisk(1, _), Found::Cached(_)]));

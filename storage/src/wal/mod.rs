@@ -1,8 +1,8 @@
 //! The log: votes, entries and the committed index in one stream of checksummed records.
 //!
-//! Segments of fixed size are written with zeroes ahead of their use, so that an fdatasync moves nothing but
-//! data. One writer drains what is queued, writes it with one call and syncs once. What [`RaftLogStorage`]
-//! promises to openraft is kept like this:
+//! Segments of fixed size are used again as they are; new ones are written with zeroes ahead of their use, so that
+//! an fdatasync moves nothing but data. One writer drains what is queued, writes it with one call and syncs
+//! once. What [`RaftLogStorage`] promises to openraft is kept like this:
 //!
 //! - **durable means synced.** `save_vote` and `truncate_after` return, and append callbacks fire, after the
 //!   fdatasync of their batch. A truncation waits too, because openraft may persist a snapshot that contradicts
@@ -13,15 +13,18 @@
 //! - **a vote survives its segment.** The first record of each segment carries the hard state.
 //! - **a failure is final.** After a failed write or sync nothing is accepted until a restart.
 //!
-//! Map: `record` the bytes, `segment` the files, `writer` the loop, `recovery` how it is opened again,
-//! `memory` what is known without reading.
+//! Map: `record` the bytes, `sector` how they lie in the file, `segment` the files, `writer` what is done and
+//! `runner` by whom, `recovery` how it is opened again, `encoded` and `memory` what is known without reading.
 //!
-//! Caveat: damage of the very last write that leaves one of its sectors all zero looks like a torn write, and is
-//! cut off. No log can tell the two apart without a second copy.
+//! Caveat: damage of the very last write that leaves one of its sectors all zero, or as it was before the write,
+//! looks like a torn write, and is cut off. No log can tell the two apart without a second copy.
 
+mod encoded;
 mod memory;
 mod record;
 mod recovery;
+mod runner;
+mod sector;
 mod segment;
 mod writer;
 
@@ -36,22 +39,27 @@ use futures_util::{Stream, stream};
 use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
 use openraft::{OptionalSend, RaftLogReader};
 use openraft_rt::AsyncRuntime;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
-use crate::codec::{ENTRY_BYTES_MAX, Entry, LogId, Vote, decode_entry, entry};
+use crate::codec::{ENTRY_BYTES_MAX, Entry, LogId, Vote, decode_entry};
 use crate::data_dir::DataDir;
 use crate::disk::{Disk, File};
 use crate::error::{StorageError, StorageFailure};
 use crate::runtime::Runtime;
 use crate::store::StoreOptions;
 use crate::types::TypeConfig;
+use encoded::Encoded;
 use memory::{Found, Memory, Place};
 use record::Stamp;
+use recovery::Active;
+use runner::{Seat, SlowLane};
 use segment::{Files, Helper};
 use writer::{HEAD_BYTES_MAX, HeadState, Operation, Writer};
 
 /// Operations that may wait for the writer; more wait in `append`, and with them the proposers.
 const QUEUE_OPERATIONS_MAX: usize = 1_024;
+/// Bytes of entries that may wait for the writer; a larger append waits until nothing else does.
+const QUEUE_BYTES_MAX: usize = 32 * 1_024 * 1_024;
 /// Bytes of entries that one bounded read returns, at least one entry.
 pub const READ_BYTES_MAX: usize = 1_024 * 1_024;
 /// Adjacent entries are read from disk with one call of at most this size.
@@ -65,6 +73,8 @@ pub enum WriterMode {
     /// A thread of its own, and another one that prepares segments and snapshots.
     #[default]
     Thread,
+    /// A task on a worker of the runtime, which it blocks while a quick disk syncs; a slow one gets a thread.
+    Worker,
     /// A task of the runtime, which then waits for the disk: for simulations on one thread.
     Task,
 }
@@ -74,7 +84,10 @@ pub enum WriterMode {
 pub struct LogStore<D: Disk> {
     reader: LogReader<D>,
     queue: Option<mpsc::Sender<Operation>>,
+    /// One permit for each byte that may still wait.
+    room: Arc<Semaphore>,
     writer: Option<JoinHandle<()>>,
+    seat: Option<Arc<Seat<D>>>,
 }
 
 /// Reads the log; clones are cheap.
@@ -150,7 +163,7 @@ impl<D: Disk> LogStore<D> {
             health,
             _dir: dir.clone(),
         });
-        let on_failure = (options.writer == WriterMode::Thread).then(|| {
+        let on_failure = (options.writer != WriterMode::Task).then(|| {
             let shared = shared.clone();
             Box::new(move |error: &StorageError| drop(shared.fail(error))) as segment::OnFailure
         });
@@ -158,7 +171,7 @@ impl<D: Disk> LogStore<D> {
         if !recovered.leftover.is_empty() {
             helper.retire(recovered.leftover)?;
         }
-        let (number, file, offset) = recovered.active;
+        let Active { number, file, tail, end } = recovered.active;
         if let Some((number, file)) = recovered.spare {
             helper.has_ready(number, file);
         }
@@ -168,13 +181,15 @@ impl<D: Disk> LogStore<D> {
             helper,
             file,
             stamp,
-            offset,
-            durable: offset,
+            base: end - tail.len(),
+            buffer: tail,
+            written: end,
+            durable: end,
             head: recovered.head,
-            buffer: Vec::new(),
+            framed: Vec::new(),
             changes: Vec::new(),
         };
-        if offset == 0 {
+        if end == 0 {
             writer.put_head();
             writer.flush_head()?;
         }
@@ -186,18 +201,23 @@ impl<D: Disk> LogStore<D> {
     fn start(shared: Arc<Shared<D>>, writer: Writer<D>, mode: WriterMode) -> Result<Self, StorageError> {
         let (sender, queue) = mpsc::channel(QUEUE_OPERATIONS_MAX);
         let dir = shared.place.dir.clone();
-        let handle = match mode {
+        let no_thread = StorageError::io("start a thread for", &dir);
+        let (mut handle, mut seat) = (None, None);
+        match mode {
             WriterMode::Thread => {
                 let thread = std::thread::Builder::new().name("ovncp-log".to_owned());
-                let handle = thread.spawn(move || writer::run_thread(writer, queue));
-                Some(handle.map_err(StorageError::io("start a thread for", &dir))?)
+                handle = Some(thread.spawn(move || runner::run_thread(writer, queue)).map_err(no_thread)?);
             }
-            WriterMode::Task => {
-                drop(Runtime::spawn(writer::run_task(writer, queue)));
-                None
+            WriterMode::Worker => {
+                let shared = Arc::new(Seat::new(writer, queue));
+                let (slow, thread) = SlowLane::start(shared.clone()).map_err(no_thread)?;
+                drop(Runtime::spawn(runner::run_worker(shared.clone(), slow)));
+                (handle, seat) = (Some(thread), Some(shared));
             }
-        };
-        Ok(Self { reader: LogReader { shared }, queue: Some(sender), writer: handle })
+            WriterMode::Task => drop(Runtime::spawn(runner::run_task(writer, queue))),
+        }
+        let room = Arc::new(Semaphore::new(QUEUE_BYTES_MAX));
+        Ok(Self { reader: LogReader { shared }, queue: Some(sender), room, writer: handle, seat })
     }
 
     /// Opens a log without the snapshots that belong to it; for tests and benches of the log alone.
@@ -255,8 +275,8 @@ impl<D: Disk> LogStore<D> {
 
     /// Largest entry that every segment can hold.
     fn entry_bytes_max(&self) -> usize {
-        let segment = self.reader.shared.place.segment_bytes as usize;
-        ENTRY_BYTES_MAX.min(segment.saturating_sub(HEAD_BYTES_MAX + 2 * record::HEADER_BYTES))
+        let capacity = sector::capacity(self.reader.shared.place.segment_bytes);
+        ENTRY_BYTES_MAX.min(capacity.saturating_sub(HEAD_BYTES_MAX + 2 * record::HEADER_BYTES))
     }
 }
 
@@ -270,9 +290,11 @@ fn create<D: Disk>(place: &segment::Place<D>, dir: &DataDir<D>) -> Result<(), St
     record::put(&mut bytes, record::Kind::Head, stamp, 0, |bytes| {
         *bytes = crate::codec::append(std::mem::take(bytes), &head);
     });
+    let mut framed = Vec::new();
+    sector::frame(&mut framed, &bytes, 0, stamp);
     let write = || {
         let file = place.disk.open(&path)?;
-        file.write_at(&bytes, 0)?;
+        file.write_at(&framed, 0)?;
         file.sync_data()
     };
     write().map_err(StorageError::io("write", &path))?;
@@ -283,6 +305,11 @@ impl<D: Disk> Drop for LogStore<D> {
     /// Waits until the writer has written what was queued, so that the directory can be opened again at once.
     fn drop(&mut self) {
         self.queue = None;
+        if let Some(seat) = self.seat.take() {
+            // The task ends when it is polled next, which may be never: the runtime may be on its way out.
+            seat.finish();
+            self.writer = None;
+        }
         if let Some(writer) = self.writer.take() {
             let _ = writer.join();
         }
@@ -326,10 +353,13 @@ impl<D: Disk> LogReader<D> {
                     }
                     places.push((index, place));
                 }
-                Found::Cached(entry) => {
+                Found::Cached(payload) => {
                     self.load_places(&places, &mut entries)?;
                     places.clear();
-                    entries.push(entry);
+                    entries.push(decode_entry(&payload).map_err(|source| StorageError::Codec {
+                        file: self.shared.place.dir.clone(),
+                        source,
+                    })?);
                 }
             }
         }
@@ -343,14 +373,15 @@ impl<D: Disk> LogReader<D> {
         let path = self.shared.place.path(first.segment);
         let gone = || StorageError::corrupt(&path, u64::from(first.offset), "the segment is not open");
         let file = self.shared.files.get(first.segment).ok_or_else(gone)?;
-        let start = first.offset as usize - record::HEADER_BYTES;
-        let mut bytes = vec![0; (last.offset + last.len) as usize - start];
-        file.read_exact_at(&mut bytes, start as u64).map_err(StorageError::io("read", &path))?;
-        let bytes = Bytes::from(bytes);
+        let (start, end) = (first.offset as usize - record::HEADER_BYTES, (last.offset + last.len) as usize);
+        let (at, len) = sector::sectors(start, end);
+        let mut sectors = vec![0; len];
+        file.read_exact_at(&mut sectors, at).map_err(StorageError::io("read", &path))?;
+        let bytes = Bytes::from(sector::strip(&sectors, start, end));
         let stamp = Stamp { segment: first.segment, salt: self.shared.salt };
         for (index, place) in places {
             let at = place.offset as usize - record::HEADER_BYTES;
-            let corrupt = |what: &str| StorageError::corrupt(&path, at as u64, what);
+            let corrupt = |what: &str| StorageError::corrupt(&path, sector::in_file(at), what);
             let end = (place.offset + place.len) as usize - start;
             let payload = match record::parse(&bytes[at - start..end], stamp) {
                 record::Parsed::Record(record) if record.kind == record::Kind::Entry => record.payload,
@@ -473,19 +504,13 @@ impl<D: Disk> RaftLogStorage<TypeConfig> for LogStore<D> {
         I::IntoIter: OptionalSend,
     {
         self.check()?;
-        let entries: Vec<Entry> = entries.into_iter().collect();
         let bytes_max = self.entry_bytes_max();
-        if let Some(large) = entries.iter().find(|entry| entry::weight(entry) > bytes_max) {
-            let what = format!("entry {} has more than {bytes_max} bytes", large.log_id.index);
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
-        }
-        let submitted = self
-            .reader
-            .shared
-            .memory()
-            .append(&entries)
-            .map_err(|what| io::Error::new(io::ErrorKind::InvalidInput, what))?;
-        self.submit(Operation::Append { entries, submitted, flushed: callback }).await
+        let refused = |what| io::Error::new(io::ErrorKind::InvalidInput, what);
+        let entries = entries.into_iter().collect();
+        let mut encoded = Encoded::new(entries, self.reader.shared.salt, bytes_max).map_err(refused)?;
+        encoded.wait_for_room(&self.room, QUEUE_BYTES_MAX).await;
+        let submitted = self.reader.shared.memory().append(encoded.entries()).map_err(refused)?;
+        self.submit(Operation::Append { entries: encoded, submitted, flushed: callback }).await
     }
 
     async fn truncate_after(&mut self, last_log_id: Option<LogId>) -> Result<(), io::Error> {

@@ -11,25 +11,36 @@ use bytes::Bytes;
 
 use super::memory::{Memory, Place};
 use super::record::{
-    self, HEADER_BYTES, Head, Kind, Parsed, Record, SEGMENT_FORMAT, Stamp, is_blank, looks_torn, vouched_for,
+    self, HEADER_BYTES, Head, Kind, Parsed, Record, SEGMENT_FORMAT, Stamp, is_blank, vouched_for,
 };
-use super::segment::{self, Files, NEXT, Numbered};
+use super::sector::{self, BLOCK_PIECE, Unframed, in_file, looks_torn};
+use super::segment::{self, Files, Numbered};
 use super::writer::HeadState;
 use crate::codec::{LogId, Vote, WireLogId, WireVote, decode_entry};
 use crate::disk::{Disk, File, read_all};
 use crate::error::StorageError;
+
+const DAMAGED: &str = "a sector has changed since it was written";
 
 /// What the segments say.
 pub(super) struct Recovered<D: Disk> {
     pub(super) memory: Memory,
     pub(super) head: HeadState,
     pub(super) files: Files<D::File>,
-    /// The segment to go on with: number, file, end of its records (0: not even a head).
-    pub(super) active: (u32, Arc<D::File>, usize),
+    pub(super) active: Active<D::File>,
     /// A segment prepared behind it.
     pub(super) spare: Option<Numbered<D>>,
     /// Segments that nothing needs.
     pub(super) leftover: Vec<u32>,
+}
+
+/// The segment to go on with.
+pub(super) struct Active<F> {
+    pub(super) number: u32,
+    pub(super) file: Arc<F>,
+    /// Where its records end (0: not even a head), and its stream from the last block boundary to there.
+    pub(super) end: usize,
+    pub(super) tail: Vec<u8>,
 }
 
 /// Reads the log of a directory that has one.
@@ -50,6 +61,7 @@ pub(super) fn recover<D: Disk>(
         files: Files::default(),
         missing: None,
         salt,
+        segment_bytes: place.segment_bytes,
         first,
     };
     let mut numbers = numbers.into_iter();
@@ -60,7 +72,7 @@ pub(super) fn recover<D: Disk>(
         let end = replay.segment(place, current, &file)?;
         replay.files.insert(current, file.clone());
         match end {
-            End::Open { offset } => break (current, file, offset),
+            End::Open { end, tail } => break Active { number: current, file, end, tail },
             End::Sealed => current += 1,
         }
         if numbers.len() == 0 {
@@ -69,9 +81,9 @@ pub(super) fn recover<D: Disk>(
             return Err(StorageError::corrupt(&place.path(current), 0, what));
         }
     };
-    let spare = spare(place, &replay, active.0, active.2, numbers.next())?;
+    let spare = spare(place, &replay, &active, numbers.next())?;
     replay.check(place)?;
-    repair(place, &replay.files, &active)?;
+    repair(place, &replay.files, salt, &active)?;
     Ok(Recovered { memory: replay.memory, head: replay.head, files: replay.files, active, spare, leftover })
 }
 
@@ -82,6 +94,7 @@ struct Replay<D: Disk> {
     /// Last entry that lies in segments before the first one found.
     missing: Option<u64>,
     salt: u32,
+    segment_bytes: u32,
     first: u32,
 }
 
@@ -89,7 +102,7 @@ enum End {
     /// The log goes on in the next segment.
     Sealed,
     /// Its last record ends here.
-    Open { offset: usize },
+    Open { end: usize, tail: Vec<u8> },
 }
 
 impl<D: Disk> Replay<D> {
@@ -101,29 +114,37 @@ impl<D: Disk> Replay<D> {
         file: &D::File,
     ) -> Result<End, StorageError> {
         let path = place.path(number);
-        let bytes = read(place, &path, file)?;
         let stamp = Stamp { segment: number, salt: self.salt };
+        let mut read = read(place, &path, file, stamp)?;
+        let bytes = Bytes::from(std::mem::take(&mut read.stream));
         let mut offset = 0;
         loop {
-            let record = match record::parse(&bytes[offset..], stamp) {
-                Parsed::Record(record) => record,
-                Parsed::Blank => {
-                    self.check_end(place, stamp, &bytes, offset, None)?;
-                    return Ok(End::Open { offset });
+            let bad = match record::parse(&bytes[offset..], stamp) {
+                Parsed::Record(record) => {
+                    let end = offset + record.bytes();
+                    if let Some(sector) = read.damage(offset, end) {
+                        return Err(StorageError::corrupt(&path, sector, DAMAGED));
+                    }
+                    if (record.kind == Kind::Head) != (offset == 0) || record.durable as usize > offset {
+                        return Err(StorageError::corrupt(&path, in_file(offset), "record is out of place"));
+                    }
+                    if record.kind == Kind::Seal {
+                        return Ok(End::Sealed);
+                    }
+                    self.record(&path, number, offset, &record, &bytes)?;
+                    offset = end;
+                    continue;
                 }
-                Parsed::Bad { what, extent } => {
-                    self.check_end(place, stamp, &bytes, offset, Some((what, extent)))?;
-                    return Ok(End::Open { offset });
-                }
+                Parsed::Blank => None,
+                Parsed::Bad { what, extent } => Some((what, extent)),
             };
-            if (record.kind == Kind::Head) != (offset == 0) || record.durable as usize > offset {
-                return Err(StorageError::corrupt(&path, offset as u64, "record is out of place"));
+            // Nobody can tell any more what stood in a damaged sector: it may have been acknowledged.
+            if let Some(sector) = read.damage(offset, bytes.len()) {
+                return Err(StorageError::corrupt(&path, sector, DAMAGED));
             }
-            if record.kind == Kind::Seal {
-                return Ok(End::Sealed);
-            }
-            self.record(&path, number, offset, &record, &bytes)?;
-            offset += record.bytes();
+            self.check_end(place, stamp, &bytes, offset, bad)?;
+            let tail = bytes[offset / BLOCK_PIECE * BLOCK_PIECE..offset].to_vec();
+            return Ok(End::Open { end: offset, tail });
         }
     }
 
@@ -139,11 +160,12 @@ impl<D: Disk> Replay<D> {
         let path = place.path(stamp.segment);
         let what = bad.map_or("a record is missing", |(what, _)| what);
         let damaged =
-            |why: String| Err(StorageError::corrupt(&path, offset as u64, format!("{what}, {why}")));
+            |why: String| Err(StorageError::corrupt(&path, in_file(offset), format!("{what}, {why}")));
         if is_blank(&bytes[offset..]) && offset > 0 {
             return Ok(());
         }
         if let Some(witness) = vouched_for(bytes, offset, stamp) {
+            let witness = in_file(witness);
             return damaged(format!("but a later write was recorded at offset {witness}"));
         }
         if let Some((_, extent)) = bad
@@ -166,11 +188,11 @@ impl<D: Disk> Replay<D> {
         bytes: &Bytes,
     ) -> Result<(), StorageError> {
         let codec = |source| StorageError::Codec { file: path.to_path_buf(), source };
-        let corrupt = |what: String| StorageError::corrupt(path, offset as u64, what);
+        let corrupt = |what: String| StorageError::corrupt(path, in_file(offset), what);
         match record.kind {
             Kind::Head => {
                 let head: Head = record::payload(record).map_err(codec)?;
-                self.take_head(number, &head, bytes.len()).map_err(corrupt)?;
+                self.take_head(number, &head, self.segment_bytes).map_err(corrupt)?;
             }
             Kind::Entry => {
                 let entry = decode_entry(&bytes.slice_ref(record.payload)).map_err(codec)?;
@@ -209,11 +231,11 @@ impl<D: Disk> Replay<D> {
     }
 
     /// The head of the first segment is where we start; that of a later one must agree with what we read.
-    fn take_head(&mut self, number: u32, head: &Head, segment_bytes: usize) -> Result<(), String> {
+    fn take_head(&mut self, number: u32, head: &Head, segment_bytes: u32) -> Result<(), String> {
         if head.format != SEGMENT_FORMAT {
             return Err(format!("segment has format {}, this version reads {SEGMENT_FORMAT}", head.format));
         }
-        if head.segment_bytes != segment_bytes as u64 {
+        if head.segment_bytes != u64::from(segment_bytes) {
             return Err(format!("segment has {segment_bytes} bytes, its head says {}", head.segment_bytes));
         }
         let state = HeadState {
@@ -263,7 +285,7 @@ fn numbers<D: Disk>(place: &segment::Place<D>) -> Result<Vec<u32>, StorageError>
     for name in names {
         match segment::number(&name) {
             Some(number) => numbers.push(number),
-            None if name == NEXT => {
+            None if segment::is_unused(&name) => {
                 // After a crash it may still be the same file as a retired segment, under both names, where
                 // renaming is not atomic: it must not be overwritten under one of them.
                 let path = place.dir.join(&name);
@@ -286,38 +308,46 @@ fn open<D: Disk>(place: &segment::Place<D>, number: u32) -> Result<Arc<D::File>,
     place.disk.open(&path).map(Arc::new).map_err(StorageError::io("open", &path))
 }
 
-fn read<D: Disk>(place: &segment::Place<D>, path: &Path, file: &D::File) -> Result<Bytes, StorageError> {
+fn read<D: Disk>(
+    place: &segment::Place<D>,
+    path: &Path,
+    file: &D::File,
+    stamp: Stamp,
+) -> Result<Unframed, StorageError> {
     let len = file.len().map_err(StorageError::io("read", path))?;
     // Segments get their name at full length, durably.
     if len != u64::from(place.segment_bytes) {
         let what = format!("the segment has {len} bytes instead of {}", place.segment_bytes);
         return Err(StorageError::corrupt(path, len, what));
     }
-    read_all(&place.disk, path).map(Bytes::from).map_err(StorageError::io("read", path))
+    let bytes = read_all(&place.disk, path).map_err(StorageError::io("read", path))?;
+    Ok(Unframed::new(&bytes, stamp))
 }
 
 /// Judges the segment behind the active one, if there is any.
 fn spare<D: Disk>(
     place: &segment::Place<D>,
     replay: &Replay<D>,
-    active: u32,
-    end: usize,
+    active: &Active<D::File>,
     next: Option<u32>,
 ) -> Result<Option<Numbered<D>>, StorageError> {
     let Some(number) = next else { return Ok(None) };
     let path = place.path(number);
     let file = open(place, number)?;
-    let bytes = read(place, &path, &file)?;
-    if is_blank(&bytes) {
+    let stamp = Stamp { segment: number, salt: replay.salt };
+    let read = read(place, &path, &file, stamp)?;
+    if let Some(sector) = read.damage(0, read.stream.len()) {
+        return Err(StorageError::corrupt(&path, sector, DAMAGED));
+    }
+    if read.written_end() == 0 {
         return Ok(Some((number, file)));
     }
     // It was begun, so the active one must have been sealed: its end is damaged.
-    let stamp = Stamp { segment: number, salt: replay.salt };
-    let what = match record::parse(&bytes, stamp) {
+    let what = match record::parse(&read.stream, stamp) {
         Parsed::Record(_) => "the log ends here although the next segment goes on",
         _ => "the log ends here although the next segment was written",
     };
-    Err(StorageError::corrupt(&place.path(active), end as u64, what))
+    Err(StorageError::corrupt(&place.path(active.number), in_file(active.end), what))
 }
 
 /// Makes durable what was read, and removes what a crash left behind the last record.
@@ -329,35 +359,40 @@ fn spare<D: Disk>(
 fn repair<D: Disk>(
     place: &segment::Place<D>,
     files: &Files<D::File>,
-    active: &(u32, Arc<D::File>, usize),
+    salt: u32,
+    active: &Active<D::File>,
 ) -> Result<(), StorageError> {
-    let (number, file, end) = active;
+    let Active { number, file, end, .. } = active;
     if *end == 0
         && let Some(sealed) = files.get(number - 1)
     {
-        write_again(place, number - 1, &sealed, place.segment_bytes as usize)?;
+        let stamp = Stamp { segment: number - 1, salt };
+        write_again(place, stamp, &sealed, None)?;
     }
-    write_again(place, *number, file, *end)?;
+    write_again(place, Stamp { segment: *number, salt }, file, Some(*end))?;
     // The same holds for names: a segment prepared by a killed process must not vanish once it is written to.
     place.disk.sync_dir(&place.dir).map_err(StorageError::io("sync", &place.dir))
 }
 
-/// Writes and syncs what a segment holds before `end`, and zeroes behind it.
+/// Writes and syncs what a segment holds, and zeroes over what was written behind `end`.
 fn write_again<D: Disk>(
     place: &segment::Place<D>,
-    number: u32,
+    stamp: Stamp,
     file: &D::File,
-    end: usize,
+    end: Option<usize>,
 ) -> Result<(), StorageError> {
-    let path = place.path(number);
-    let write = || -> std::io::Result<()> {
-        let mut bytes = read_all(&place.disk, &path)?;
-        let tail = bytes[end..].iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
-        if tail > 0 {
-            tracing::warn!(file = %path.display(), offset = end, bytes = tail, "removed a torn write");
-        }
-        bytes[end..end + tail].fill(0);
-        file.write_at(&bytes[..end + tail], 0)?;
+    let path = place.path(stamp.segment);
+    let read = read(place, &path, file, stamp)?;
+    let end = end.unwrap_or_else(|| read.written_stream().len());
+    let mut framed = Vec::with_capacity(place.segment_bytes as usize);
+    sector::frame(&mut framed, &read.stream[..end], 0, stamp);
+    let torn = read.stream[end..].iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+    if torn > 0 {
+        tracing::warn!(file = %path.display(), offset = in_file(end), bytes = torn, "removed a torn write");
+    }
+    framed.resize(framed.len().max(read.written_end()), 0);
+    let write = || {
+        file.write_at(&framed, 0)?;
         file.sync_data()
     };
     write().map_err(StorageError::io("repair", &path))

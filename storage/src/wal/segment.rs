@@ -1,8 +1,8 @@
 //! Segment files: made ready ahead of their use, retired behind it.
 //!
-//! A segment gets its name only once all its blocks are written with zeroes and synced, so that appending to it
-//! never allocates: an fdatasync on written blocks costs half of one on a growing file. A retired segment is
-//! kept (as `next.tmp`) for the next preparation, all others are removed.
+//! A new segment gets its name only once all its blocks are written with zeroes and synced, so that appending to
+//! it never allocates: an fdatasync on written blocks costs half of one on a growing file. Retired ones are kept (a
+//! few) and used again as they are: their sectors tell that they are of an earlier life (`sector`).
 
 use std::collections::BTreeMap;
 use std::io;
@@ -15,8 +15,12 @@ use crate::disk::{Disk, File};
 use crate::error::StorageError;
 
 const SUFFIX: &str = ".wal";
-/// A segment being made ready, or one that waits to be used again.
-pub(super) const NEXT: &str = "next.tmp";
+/// A segment being made ready.
+const NEXT: &str = "next.tmp";
+/// A retired segment that waits to be used again, behind the number that it had.
+const FREE_SUFFIX: &str = ".free";
+/// Retired segments kept: about what a snapshot purges at once.
+pub(super) const FREE_MAX: usize = 4;
 /// Zeroes are written and synced in pieces, so that a sync of the log in between is not held up for long. Smaller
 /// pieces disturb it more, by the number of their syncs.
 const ZERO_BYTES: usize = 1_024 * 1_024;
@@ -31,6 +35,11 @@ pub(super) fn name(segment: u32) -> String {
 /// Number of a segment file, if it is one.
 pub(super) fn number(name: &str) -> Option<u32> {
     name.strip_suffix(SUFFIX).filter(|digits| digits.len() == 10)?.parse().ok()
+}
+
+/// Whether a file holds nothing of the log: being made ready, or waiting to be used again.
+pub(super) fn is_unused(name: &str) -> bool {
+    name == NEXT || name.ends_with(FREE_SUFFIX)
 }
 
 /// Open files of all segments, for readers.
@@ -75,42 +84,28 @@ impl<D: Disk> Place<D> {
         self.dir.join(name(segment))
     }
 
+    fn free_path(&self, segment: u32) -> PathBuf {
+        self.dir.join(format!("{segment:010}{FREE_SUFFIX}"))
+    }
+
     /// Makes a segment of zeroes, durable under its name.
     pub(super) fn prepare(&self, segment: u32) -> Result<Arc<D::File>, StorageError> {
         let path = self.dir.join(NEXT);
         let file = self.zeroed(&path).map_err(StorageError::io("prepare", &path))?;
-        let name = self.path(segment);
-        self.disk.rename(&path, &name).map_err(StorageError::io("rename", &path))?;
-        self.disk.sync_dir(&self.dir).map_err(StorageError::io("sync", &self.dir))?;
+        self.name(&path, segment)?;
         Ok(Arc::new(file))
     }
 
-    /// Gives the space of retired segments back, but for one that is used again.
-    pub(super) fn retire(&self, segments: &[u32]) -> Result<(), StorageError> {
-        let names = self.disk.read_dir(&self.dir).map_err(StorageError::io("read directory", &self.dir))?;
-        let mut recycle = !names.iter().any(|name| name == NEXT);
-        for segment in segments {
-            let path = self.path(*segment);
-            if std::mem::take(&mut recycle) {
-                self.disk.rename(&path, &self.dir.join(NEXT)).map_err(StorageError::io("rename", &path))?;
-            } else {
-                self.disk.remove(&path).map_err(StorageError::io("remove", &path))?;
-            }
-        }
-        // Before the recycled one is overwritten: its old name must never lead to zeroes.
+    /// Gives a file the name of a segment, durably.
+    fn name(&self, path: &Path, segment: u32) -> Result<(), StorageError> {
+        self.disk.rename(path, &self.path(segment)).map_err(StorageError::io("rename", path))?;
         self.disk.sync_dir(&self.dir).map_err(StorageError::io("sync", &self.dir))
     }
 
     fn zeroed(&self, path: &Path) -> io::Result<D::File> {
         let bytes = u64::from(self.segment_bytes);
-        let file = match self.disk.open(path) {
-            Ok(file) if file.len()? == bytes => file,
-            _ => {
-                let file = self.disk.create(path, false)?;
-                file.allocate(bytes)?;
-                file
-            }
-        };
+        let file = self.disk.create(path, false)?;
+        file.allocate(bytes)?;
         let zeroes = vec![0; ZERO_BYTES.min(self.segment_bytes as usize)];
         let mut at = 0;
         while at < bytes {
@@ -123,6 +118,49 @@ impl<D: Disk> Place<D> {
     }
 }
 
+/// Segments to come: makes them, and keeps some of those that were.
+#[derive(Debug)]
+struct Stock<D> {
+    place: Place<D>,
+    /// Retired segments, durable under the name that says so.
+    free: Vec<u32>,
+}
+
+impl<D: Disk> Stock<D> {
+    fn new(place: Place<D>) -> Self {
+        Self { place, free: Vec::new() }
+    }
+
+    fn prepare(&mut self, segment: u32) -> Result<Arc<D::File>, StorageError> {
+        let Some(free) = self.free.pop() else { return self.place.prepare(segment) };
+        let path = self.place.free_path(free);
+        let file = self.place.disk.open(&path).map_err(StorageError::io("open", &path))?;
+        self.place.name(&path, segment)?;
+        Ok(Arc::new(file))
+    }
+
+    /// Gives the space of retired segments back, but for some that are used again.
+    fn retire(&mut self, segments: &[u32]) -> Result<(), StorageError> {
+        let place = &self.place;
+        let (kept, removed) = segments.split_at(segments.len().min(FREE_MAX - self.free.len()));
+        for segment in kept {
+            let path = place.path(*segment);
+            place
+                .disk
+                .rename(&path, &place.free_path(*segment))
+                .map_err(StorageError::io("rename", &path))?;
+        }
+        for segment in removed {
+            let path = place.path(*segment);
+            place.disk.remove(&path).map_err(StorageError::io("remove", &path))?;
+        }
+        // Before one of them is overwritten: its old name must never lead to the new content.
+        place.disk.sync_dir(&place.dir).map_err(StorageError::io("sync", &place.dir))?;
+        self.free.extend_from_slice(kept);
+        Ok(())
+    }
+}
+
 /// A segment's number and file.
 pub(super) type Numbered<D> = (u32, Arc<<D as Disk>::File>);
 
@@ -130,6 +168,8 @@ pub(super) type Numbered<D> = (u32, Arc<<D as Disk>::File>);
 #[derive(Debug)]
 pub(super) struct Helper<D: Disk> {
     place: Place<D>,
+    /// Without a thread, its own.
+    stock: Stock<D>,
     thread: Option<Thread<D>>,
     /// Prepared ahead or found at the start.
     ready: Option<Numbered<D>>,
@@ -160,15 +200,15 @@ impl<D: Disk> Helper<D> {
             Some(on_failure) => {
                 let (jobs, work) = sync_channel(JOBS_MAX);
                 let (done, prepared) = sync_channel(1);
-                let on_thread = place.clone();
+                let stock = Stock::new(place.clone());
                 let handle = std::thread::Builder::new()
                     .name("ovncp-log-space".to_owned())
-                    .spawn(move || run(&on_thread, &work, &done, &on_failure))
+                    .spawn(move || run(stock, &work, &done, &on_failure))
                     .map_err(StorageError::io("start a thread for", &place.dir))?;
                 Some(Thread { jobs: Some(jobs), prepared, handle: Some(handle), asked: None })
             }
         };
-        Ok(Self { place, thread, ready: None })
+        Ok(Self { stock: Stock::new(place.clone()), place, thread, ready: None })
     }
 
     /// A segment that is ready already.
@@ -201,7 +241,7 @@ impl<D: Disk> Helper<D> {
                 || StorageError::io("prepare", &self.place.path(segment))(io::ErrorKind::BrokenPipe.into());
             return thread.prepared.recv().map_err(|_| gone())?.map(|(_, file)| file);
         }
-        self.place.prepare(segment)
+        self.stock.prepare(segment)
     }
 
     /// Gives segments back.
@@ -211,7 +251,7 @@ impl<D: Disk> Helper<D> {
                 thread.send(Job::Retire(segments));
                 Ok(())
             }
-            None => self.place.retire(&segments),
+            None => self.stock.retire(&segments),
         }
     }
 }
@@ -235,7 +275,7 @@ impl<D: Disk> Drop for Thread<D> {
 }
 
 fn run<D: Disk>(
-    place: &Place<D>,
+    mut stock: Stock<D>,
     work: &Receiver<Job>,
     done: &SyncSender<Result<Numbered<D>, StorageError>>,
     on_failure: &OnFailure,
@@ -243,7 +283,7 @@ fn run<D: Disk>(
     while let Ok(job) = work.recv() {
         match job {
             Job::Prepare(segment) => {
-                let prepared = place.prepare(segment).map(|file| (segment, file));
+                let prepared = stock.prepare(segment).map(|file| (segment, file));
                 let failed = prepared.is_err();
                 if let Err(error) = &prepared {
                     on_failure(error);
@@ -253,7 +293,7 @@ fn run<D: Disk>(
                 }
             }
             Job::Retire(segments) => {
-                if let Err(error) = place.retire(&segments) {
+                if let Err(error) = stock.retire(&segments) {
                     // The recycled segment may still have its old name on disk: it must not be overwritten.
                     on_failure(&error);
                     return;
@@ -285,7 +325,7 @@ mod tests {
         jobs.send(Job::Prepare(2)).unwrap();
         drop(jobs);
         let on_failure: OnFailure = Box::new(move |error| failures.send(error.to_string()).unwrap());
-        run(&place, &work, &done, &on_failure);
+        run(Stock::new(place.clone()), &work, &done, &on_failure);
         assert!(failed.recv().unwrap().contains("/log"));
         let crashed = (0..16).filter_map(|seed| disk.fork().crash(seed).content(&place.path(1)));
         let kept: Vec<_> = crashed.collect();

@@ -1,6 +1,6 @@
 //! The one writer of the log: drains what is queued, writes it with one call, syncs once, then answers.
 //!
-//! In production it is a thread of its own, in a simulation a task. After a failed write or sync nothing that it
+//! Who runs it is decided in `runner`. After a failed write or sync nothing that it
 //! wrote is trusted any more: whatever is queued or comes later fails, until the node is started again and reads
 //! what really is on the disk.
 
@@ -9,13 +9,15 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use openraft::storage::IOFlushed;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 
 use super::Shared;
+use super::encoded::Encoded;
 use super::memory::Place;
-use super::record::{HEADER_BYTES, Head, Kind, SEGMENT_FORMAT, Stamp, put};
+use super::record::{HEADER_BYTES, Head, Kind, SEGMENT_FORMAT, Stamp, put, put_encoded};
+use super::sector::{self, BLOCK_PIECE};
 use super::segment::Helper;
-use crate::codec::{Entry, LogId, Vote, WireLogId, WireVote, encode_entry_into};
+use crate::codec::{LogId, Vote, WireLogId, WireVote};
 use crate::disk::{Disk, File};
 use crate::error::{StorageError, StorageFailure};
 use crate::types::TypeConfig;
@@ -35,7 +37,7 @@ pub(super) type Done = oneshot::Sender<Result<(), StorageFailure>>;
 
 /// What the writer is asked to do, in the order in which it must reach the disk.
 pub(super) enum Operation {
-    Append { entries: Vec<Entry>, submitted: u64, flushed: IOFlushed<TypeConfig> },
+    Append { entries: Encoded, submitted: u64, flushed: IOFlushed<TypeConfig> },
     Vote { vote: Vote, done: Done },
     Committed(LogId),
     Truncate { after: Option<LogId>, submitted: u64, done: Done },
@@ -43,8 +45,7 @@ pub(super) enum Operation {
 }
 
 enum Answer {
-    /// The entries are dropped after the answer: freeing them is nobody's wait.
-    Flushed(IOFlushed<TypeConfig>, Vec<Entry>),
+    Flushed(IOFlushed<TypeConfig>),
     Done(Done),
 }
 
@@ -54,14 +55,17 @@ pub(super) struct Writer<D: Disk> {
     pub(super) helper: Helper<D>,
     pub(super) file: Arc<D::File>,
     pub(super) stamp: Stamp,
-    /// Where the next record goes, and up to where the segment is synced.
-    pub(super) offset: usize,
+    /// The stream of the segment from the last block boundary on, which is at `base`.
+    pub(super) buffer: Vec<u8>,
+    pub(super) base: usize,
+    /// Up to where the stream is written, and synced.
+    pub(super) written: usize,
     pub(super) durable: usize,
     /// As the records put so far say, none more: it goes into the head of the next segment, which recovery
     /// compares with the records before it.
     pub(super) head: HeadState,
-    pub(super) buffer: Vec<u8>,
-    /// Kept for its capacity.
+    /// Kept for their capacity.
+    pub(super) framed: Vec<u8>,
     pub(super) changes: Vec<Change>,
 }
 
@@ -96,29 +100,13 @@ impl HeadState {
     }
 }
 
-/// Drains operations on this thread until the log is dropped.
-pub(super) fn run_thread<D: Disk>(mut writer: Writer<D>, mut queue: mpsc::Receiver<Operation>) {
-    let mut operations = Vec::with_capacity(BATCH_OPERATIONS_MAX);
-    while queue.blocking_recv_many(&mut operations, BATCH_OPERATIONS_MAX) > 0 {
-        writer.process(&mut operations);
-    }
-}
-
-/// Drains operations in this task until the log is dropped.
-pub(super) async fn run_task<D: Disk>(mut writer: Writer<D>, mut queue: mpsc::Receiver<Operation>) {
-    let mut operations = Vec::with_capacity(BATCH_OPERATIONS_MAX);
-    while queue.recv_many(&mut operations, BATCH_OPERATIONS_MAX).await > 0 {
-        let latency = writer.shared.place.disk.latency();
-        if !latency.is_zero() {
-            tokio::time::sleep(latency).await;
-        }
-        writer.process(&mut operations);
-    }
-}
-
 impl<D: Disk> Writer<D> {
+    pub(super) fn disk(&self) -> &D {
+        &self.shared.place.disk
+    }
+
     /// Writes a batch, makes it durable and answers everybody.
-    fn process(&mut self, operations: &mut Vec<Operation>) {
+    pub(super) fn process(&mut self, operations: &mut Vec<Operation>) {
         let mut answers = Vec::new();
         let result = match self.shared.failure() {
             Some(failure) => {
@@ -127,11 +115,9 @@ impl<D: Disk> Writer<D> {
             }
             None => self.write_all(operations, &mut answers).map_err(|error| self.shared.fail(&error)),
         };
-        let mut written = Vec::with_capacity(answers.len());
         for answer in answers {
             match answer {
-                Answer::Flushed(flushed, entries) => {
-                    written.push(entries);
+                Answer::Flushed(flushed) => {
                     flushed
                         .io_completed(result.clone().map_err(|failure| StorageError::Failed(failure).into()));
                 }
@@ -178,9 +164,8 @@ impl<D: Disk> Writer<D> {
     ) -> Result<(), StorageError> {
         match operation {
             Operation::Append { entries, submitted, flushed } => {
-                let put = entries.iter().try_for_each(|entry| self.put_entry(entry, batch));
-                answers.push(Answer::Flushed(flushed, entries));
-                put?;
+                answers.push(Answer::Flushed(flushed));
+                self.put_entries(&entries, batch)?;
                 batch.written = submitted;
                 batch.sync = true;
             }
@@ -210,28 +195,40 @@ impl<D: Disk> Writer<D> {
         Ok(())
     }
 
-    fn put_entry(&mut self, entry: &Entry, batch: &mut Batch) -> Result<(), StorageError> {
-        let (offset, len) = self.put(Kind::Entry, batch, |bytes| encode_entry_into(entry, bytes))?;
-        self.head.last = Some(entry.log_id);
-        let place = Place { term: entry.log_id.leader_id.term, segment: self.stamp.segment, offset, len };
-        batch.changes.push(Change::Place(entry.log_id.index, place));
+    fn put_entries(&mut self, encoded: &Encoded, batch: &mut Batch) -> Result<(), StorageError> {
+        for entry in encoded.entries() {
+            let (offset, len) = self.put_with(batch, |bytes, stamp, durable| {
+                put_encoded(bytes, Kind::Entry, stamp, durable, (&entry.payload, entry.crc));
+            })?;
+            let log_id = entry.log_id;
+            self.head.last = Some(log_id);
+            let place = Place { term: log_id.leader_id.term, segment: self.stamp.segment, offset, len };
+            batch.changes.push(Change::Place(log_id.index, place));
+        }
         Ok(())
     }
 
-    /// Puts a record into the buffer, going on to the next segment when it does not fit; where its payload lies.
     fn put(
         &mut self,
         kind: Kind,
         batch: &mut Batch,
         payload: impl Fn(&mut Vec<u8>),
     ) -> Result<(u32, u32), StorageError> {
+        self.put_with(batch, |bytes, stamp, durable| put(bytes, kind, stamp, durable, &payload))
+    }
+
+    /// Puts a record into the buffer, going on to the next segment when it does not fit; where its payload lies.
+    fn put_with(
+        &mut self,
+        batch: &mut Batch,
+        record: impl Fn(&mut Vec<u8>, Stamp, u32),
+    ) -> Result<(u32, u32), StorageError> {
+        let capacity = sector::capacity(self.shared.place.segment_bytes);
         loop {
-            let start = self.buffer.len();
-            put(&mut self.buffer, kind, self.stamp, to_u32(self.durable), &payload);
-            let end = self.offset + self.buffer.len();
-            if end + SEAL_BYTES <= self.shared.place.segment_bytes as usize {
-                let offset = self.offset + start + HEADER_BYTES;
-                let place = (to_u32(offset), to_u32(end - offset));
+            let (start, at) = (self.buffer.len(), self.end());
+            record(&mut self.buffer, self.stamp, to_u32(self.durable));
+            if self.end() + SEAL_BYTES <= capacity {
+                let place = (to_u32(at + HEADER_BYTES), to_u32(self.end() - at - HEADER_BYTES));
                 if self.buffer.len() >= BATCH_BYTES_MAX {
                     batch.sync = true;
                     self.flush(batch)?;
@@ -239,25 +236,33 @@ impl<D: Disk> Writer<D> {
                 return Ok(place);
             }
             // `LogStore::append` refuses what no segment can hold.
-            assert!(self.offset + start > HEAD_BYTES_MAX, "a record fits into an empty segment");
+            assert!(at > HEAD_BYTES_MAX, "a record fits into an empty segment");
             self.buffer.truncate(start);
             self.roll(batch)?;
         }
     }
 
+    /// Where the next record goes.
+    fn end(&self) -> usize {
+        self.base + self.buffer.len()
+    }
+
     /// Writes the buffer and, when anything in it needs it, syncs; then makes its entries readable from disk.
     fn flush(&mut self, batch: &mut Batch) -> Result<(), StorageError> {
-        if !self.buffer.is_empty() {
-            let path = || self.path();
+        if self.end() > self.written {
+            self.framed.clear();
+            sector::frame(&mut self.framed, &self.buffer, self.base, self.stamp);
             self.file
-                .write_at(&self.buffer, self.offset as u64)
-                .map_err(|error| StorageError::io("write", &path())(error))?;
-            self.offset += self.buffer.len();
-            self.buffer.clear();
+                .write_at(&self.framed, sector::in_file(self.base))
+                .map_err(|error| StorageError::io("write", &self.path())(error))?;
+            self.written = self.end();
+            let whole = self.buffer.len() / BLOCK_PIECE * BLOCK_PIECE;
+            self.buffer.drain(..whole);
+            self.base += whole;
         }
         if batch.sync {
             self.file.sync_data().map_err(|error| StorageError::io("sync", &self.path())(error))?;
-            self.durable = self.offset;
+            self.durable = self.written;
         }
         if !batch.changes.is_empty() || batch.written > 0 {
             let mut memory = self.shared.memory();
@@ -287,8 +292,8 @@ impl<D: Disk> Writer<D> {
         self.file = file;
         self.shared.files.insert(next, self.file.clone());
         self.stamp.segment = next;
-        self.offset = 0;
-        self.durable = 0;
+        self.buffer.clear();
+        (self.base, self.written, self.durable) = (0, 0, 0);
         self.put_head();
         batch.sync = true;
         self.helper.ask(next + 1);
@@ -330,7 +335,7 @@ impl<D: Disk> Drop for Writer<D> {
 impl Operation {
     fn into_answer(self) -> Option<Answer> {
         match self {
-            Self::Append { flushed, entries, .. } => Some(Answer::Flushed(flushed, entries)),
+            Self::Append { flushed, .. } => Some(Answer::Flushed(flushed)),
             Self::Vote { done, .. } | Self::Truncate { done, .. } => Some(Answer::Done(done)),
             Self::Committed(_) | Self::Purge { .. } => None,
         }
