@@ -15,7 +15,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ovncp_state::{ClusterId, Incarnation, NodeId};
 
@@ -52,6 +52,8 @@ struct Inner<D: Disk> {
     disk: D,
     path: PathBuf,
     identity: Mutex<Identity>,
+    /// Held while the identity is changed, from reading it until the new one is durable.
+    changing: Mutex<()>,
     key: Mutex<Option<[u8; 32]>>,
     _lock: D::Lock,
 }
@@ -91,6 +93,7 @@ impl<D: Disk> DataDir<D> {
                 disk,
                 path,
                 identity: Mutex::new(identity.clone()),
+                changing: Mutex::new(()),
                 key: Mutex::new(key),
                 _lock: lock,
             }),
@@ -152,6 +155,7 @@ impl<D: Disk> DataDir<D> {
         node_id: NodeId,
         cluster_key: [u8; 32],
     ) -> Result<(), StorageError> {
+        let _changing = self.changing();
         let mut identity = self.identity();
         let same = |old: Option<bool>| old.unwrap_or(true);
         if !same(identity.cluster_id.map(|id| id == cluster_id))
@@ -185,12 +189,17 @@ impl<D: Disk> DataDir<D> {
     }
 
     pub(crate) fn set_log_created(&self) -> Result<(), StorageError> {
+        let _changing = self.changing();
         self.write_identity(&Identity { log_created: true, ..self.identity() })
     }
 
     /// Gives the reserve's space back to a full disk. Whether there was any.
     pub(crate) fn release_reserve(&self) -> bool {
         self.disk().remove(&self.path().join(RESERVE)).is_ok()
+    }
+
+    fn changing(&self) -> MutexGuard<'_, ()> {
+        self.inner.changing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn identity(&self) -> Identity {

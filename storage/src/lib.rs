@@ -9,7 +9,7 @@
 //!
 //! Map: [`data_dir`] whose directory it is, [`wal`] log and vote, [`machine`] decode and apply, [`snapshot`]
 //! the state as a file, [`codec`] how commands and entries become bytes, [`disk`] real and simulated disks,
-//! [`runtime`] and [`types`] openraft's configuration, [`sink`] where applied entries go.
+//! [`runtime`] and [`types`] openraft's configuration, [`sink`] where applied entries go, [`stats`] for metrics.
 
 pub mod codec;
 pub mod data_dir;
@@ -19,6 +19,7 @@ pub mod machine;
 pub mod runtime;
 pub mod sink;
 pub mod snapshot;
+pub mod stats;
 pub mod store;
 pub mod types;
 pub mod wal;
@@ -27,5 +28,6 @@ pub use data_dir::DataDir;
 pub use error::{FailureKind, StorageError, StorageFailure};
 pub use machine::{Checkpoint, Machine, Replica};
 pub use snapshot::{SnapshotFile, SnapshotSink, SnapshotStore};
+pub use stats::StorageStats;
 pub use store::{Store, StoreOptions, open};
 pub use wal::{LogReader, LogStore, WriterMode};

@@ -6,8 +6,10 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::path::Path;
 use std::sync::{Arc, Mutex, RwLock};
 use std::sync::{MutexGuard, PoisonError, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Instant;
 
 use futures_util::{Stream, StreamExt};
 use openraft::alias::{SnapshotOf, StoredMembershipOf};
@@ -19,9 +21,10 @@ use tokio::sync::{oneshot, watch};
 
 use crate::codec::{CodecError, LogId, decode_request};
 use crate::disk::Disk;
-use crate::error::{StorageError, StorageFailure};
+use crate::error::{FailureKind, StorageError, StorageFailure};
 use crate::sink::{AppliedEntry, ApplySink};
 use crate::snapshot::{Header, SnapshotFile, SnapshotMeta, SnapshotStore, Writer};
+use crate::stats::StorageStats;
 use crate::types::{Proposal, TypeConfig};
 use crate::wal::WriterMode;
 
@@ -155,6 +158,8 @@ pub struct Machine<D: Disk> {
     snapshots: SnapshotStore<D>,
     sink: Arc<dyn ApplySink>,
     mode: WriterMode,
+    stats: Arc<StorageStats>,
+    gaps_allowed: bool,
 }
 
 impl<D: Disk> std::fmt::Debug for Machine<D> {
@@ -169,19 +174,28 @@ impl<D: Disk> Machine<D> {
         snapshots: SnapshotStore<D>,
         sink: Arc<dyn ApplySink>,
         mode: WriterMode,
+        stats: Arc<StorageStats>,
     ) -> Self {
         let meta = snapshots.current().map(|(meta, _)| meta).unwrap_or_default();
         let (last_applied, membership) = (meta.last_log_id, meta.last_membership);
-        Self { replica, last_applied, membership, snapshots, sink, mode }
+        Self { replica, last_applied, membership, snapshots, sink, mode, stats, gaps_allowed: false }
+    }
+
+    /// From now on entries may be left out, for openraft's conformance suite, which applies only some.
+    pub fn allow_gaps(&mut self) {
+        self.gaps_allowed = true;
     }
 
     /// Applies a few entries, then tells readers, watchers and proposers, in this order.
     fn apply_some(&mut self, items: Vec<io::Result<EntryResponder<TypeConfig>>>) -> io::Result<()> {
+        let replica = self.replica.clone();
+        let _guard = StopOnPanic(&replica);
         let mut proposals = Vec::with_capacity(items.len());
         let mut responders = Vec::with_capacity(items.len());
         let (mut last_applied, mut membership) = (self.last_applied, None);
         for item in items {
             let (entry, responder) = item?;
+            self.check_next(last_applied, entry.log_id)?;
             last_applied = Some(entry.log_id);
             responders.extend(responder);
             match entry.payload {
@@ -219,11 +233,38 @@ impl<D: Disk> Machine<D> {
         self.replica.shared.applied.send_replace(applied);
     }
 
+    /// An entry applied twice, or one left out, would make this node's state differ from the others' for good.
+    fn check_next(&self, last: Option<LogId>, next: LogId) -> io::Result<()> {
+        match last {
+            Some(last) if next.index != last.index + 1 && !(self.gaps_allowed && next > last) => {
+                let what = format!("it cannot be applied after entry {last}");
+                let file = format!("log entry {next}");
+                let error = StorageError::corrupt(Path::new(&file), 0, what);
+                self.replica.fail(&error);
+                Err(error.into())
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn undecodable(&self, log_id: LogId, source: CodecError) -> io::Error {
         let file = format!("log entry {log_id}").into();
         let error = StorageError::Codec { file, source };
         self.replica.fail(&error);
         error.into()
+    }
+}
+
+/// Stops the node when applying panics: the state may be half changed, and readers can still see it.
+struct StopOnPanic<'a>(&'a Replica);
+
+impl Drop for StopOnPanic<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let message = "applying an entry panicked: the state may be half changed".to_owned();
+            let (kind, file) = (FailureKind::Damaged, Path::new("state").to_path_buf());
+            self.0.fail(&StorageError::Failed(StorageFailure { kind, file, message }));
+        }
     }
 }
 
@@ -277,6 +318,7 @@ impl<D: Disk> RaftStateMachine<TypeConfig> for Machine<D> {
             snapshots: self.snapshots.clone(),
             replica: self.replica.clone(),
             mode: self.mode,
+            stats: self.stats.clone(),
         }
     }
 
@@ -289,7 +331,7 @@ impl<D: Disk> RaftStateMachine<TypeConfig> for Machine<D> {
         let expected = meta.clone();
         // Checked, then durable, then visible; openraft purges the log only after this returned.
         let install = move || -> Result<State, StorageError> {
-            let path = std::path::Path::new("received snapshot");
+            let path = Path::new("received snapshot");
             let file = snapshots.own(snapshot).map_err(StorageError::io("copy", path))?;
             let (meta, state) = snapshots.load(&file)?;
             if meta != expected {
@@ -328,12 +370,14 @@ pub struct SnapshotBuilder<D: Disk> {
     snapshots: SnapshotStore<D>,
     replica: Replica,
     mode: WriterMode,
+    stats: Arc<StorageStats>,
 }
 
 impl<D: Disk> RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder<D> {
     type SnapshotData = SnapshotFile<D>;
 
     async fn build_snapshot(&mut self) -> Result<Snapshot<D>, io::Error> {
+        let begun = Instant::now();
         let (state, meta, snapshots) = (self.state.clone(), self.meta.clone(), self.snapshots.clone());
         let built = match self.mode {
             WriterMode::Task => build_in_task(&state, meta, &snapshots).await,
@@ -342,6 +386,7 @@ impl<D: Disk> RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder<D> {
             }
         };
         let snapshot = built.inspect_err(|error| self.replica.fail(error))?;
+        self.stats.snapshot_built(snapshot.len(), begun.elapsed());
         Ok(Snapshot { meta: self.meta.clone(), snapshot })
     }
 }
@@ -382,7 +427,7 @@ async fn build_in_task<D: Disk>(
 }
 
 fn building() -> impl FnOnce(io::Error) -> StorageError {
-    StorageError::io("write", std::path::Path::new(BUILDING))
+    StorageError::io("write", Path::new(BUILDING))
 }
 
 /// Runs long work on a thread of its own, which no other work waits behind.
@@ -391,7 +436,7 @@ async fn on_thread<T: Send + 'static>(
 ) -> Result<T, StorageError> {
     let (done, result) = oneshot::channel();
     let thread = std::thread::Builder::new().name("ovncp-snapshot".to_owned());
-    let io = |error| StorageError::io("start a thread for", std::path::Path::new(BUILDING))(error);
+    let io = |error| StorageError::io("start a thread for", Path::new(BUILDING))(error);
     thread.spawn(move || drop(done.send(work()))).map_err(io)?;
     result.await.unwrap_or_else(|_| Err(io(io::Error::other("the snapshot thread panicked"))))
 }

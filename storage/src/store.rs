@@ -11,6 +11,7 @@ use crate::error::StorageError;
 use crate::machine::{Machine, Replica};
 use crate::sink::ApplySink;
 use crate::snapshot::SnapshotStore;
+use crate::stats::StorageStats;
 use crate::wal::{LogStore, WriterMode};
 
 /// Bytes of a log segment.
@@ -55,6 +56,8 @@ pub struct Store<D: Disk> {
     pub replica: Replica,
     /// Snapshot files, for the transport.
     pub snapshots: SnapshotStore<D>,
+    /// What was done so far, for metrics.
+    pub stats: Arc<StorageStats>,
 }
 
 impl<D: Disk> Store<D> {
@@ -77,7 +80,8 @@ pub fn open<D: Disk>(
     assert!(options.segment_bytes >= SEGMENT_BYTES_MIN, "a segment must hold its head and an entry");
     let health = watch::Sender::new(None);
     let (snapshots, state) = SnapshotStore::open(&dir)?;
-    let log = LogStore::open(&dir, &options, health.clone())?;
+    let stats = Arc::new(StorageStats::default());
+    let log = LogStore::open(&dir, &options, health.clone(), stats.clone())?;
     let covered = snapshots.current().and_then(|(meta, _)| meta.last_log_id);
     if let Some(purged) = log.purged()
         && covered.is_none_or(|covered| covered.index < purged.index)
@@ -91,6 +95,6 @@ pub fn open<D: Disk>(
     }
     let applied = LogIndex(covered.map_or(0, |id| id.index));
     let replica = Replica::new(state.unwrap_or_default(), applied, health);
-    let machine = Machine::new(replica.clone(), snapshots.clone(), sink, options.writer);
-    Ok(Store { log, machine, replica, snapshots })
+    let machine = Machine::new(replica.clone(), snapshots.clone(), sink, options.writer, stats.clone());
+    Ok(Store { log, machine, replica, snapshots, stats })
 }

@@ -17,7 +17,7 @@ use ovncp_storage::codec::{Entry, WireLogId, encode_request};
 use ovncp_storage::disk::{Disk, Fault, RealDisk, SimDisk, SimOp};
 use ovncp_storage::sink::{AppliedEntry, ApplySink};
 use ovncp_storage::types::Peer;
-use ovncp_storage::{DataDir, Machine, StorageError, Store, StoreOptions, open};
+use ovncp_storage::{DataDir, FailureKind, Machine, StorageError, Store, StoreOptions, open};
 use support::{DATA, append, log_id, open_store, run, tiny};
 
 const TERM: u64 = 2;
@@ -386,9 +386,47 @@ fn hashes_are_remembered_at_the_same_indexes_however_entries_arrive_and_are_boun
         (1..=CHECKPOINTS_MAX as u64 + 9).map(|n| command(multiple(n), Command::Tick)).collect();
     run(async {
         let mut store = open_store(&SimDisk::new(), DATA, tiny()).unwrap();
-        apply(&mut store.machine, ticks).await.unwrap();
+        store.machine.allow_gaps();
+        for tick in ticks {
+            apply(&mut store.machine, vec![tick]).await.unwrap();
+        }
         let kept = store.replica.checkpoints();
         assert_eq!(kept.len(), CHECKPOINTS_MAX);
         assert_eq!(kept[0].index, LogIndex(multiple(10)));
+    });
+}
+
+#[test]
+fn an_entry_left_out_or_applied_twice_stops_the_node() {
+    for next in [143, 141, 144] {
+        let (disk, before) = with_snapshot();
+        run(async {
+            let mut store = open_store(&disk, DATA, tiny()).unwrap();
+            let applied = apply(&mut store.machine, vec![command(next, Command::Tick)]).await;
+            assert_eq!(applied.is_ok(), next == 143);
+            let health = store.replica.health().borrow().clone();
+            assert_eq!(health.map(|failure| failure.kind), (next != 143).then_some(FailureKind::Damaged));
+            assert_eq!(hash(&store) == before, next != 143, "nothing of it was applied");
+        });
+    }
+}
+
+#[test]
+fn a_panic_while_applying_stops_the_node() {
+    struct Panics;
+    impl ApplySink for Panics {
+        fn applied(&self, _entries: Vec<AppliedEntry>) {
+            panic!("as a defect would");
+        }
+        fn installed(&self, _last: LogIndex) {}
+    }
+    run(async {
+        let dir = DataDir::open(SimDisk::new(), DATA).unwrap();
+        let mut store = open(dir, tiny(), Arc::new(Panics)).unwrap();
+        let replica = store.replica.clone();
+        let panicked = tokio::spawn(async move { apply(&mut store.machine, commands(3, 10)).await }).await;
+        assert!(panicked.is_err_and(|error| error.is_panic()));
+        let failure = replica.health().borrow().clone().unwrap();
+        assert!(failure.message.contains("panicked"), "{failure}");
     });
 }

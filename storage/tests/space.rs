@@ -186,3 +186,28 @@ fn opening_reads_every_byte_of_the_log_once_and_the_last_segment_again() {
         assert!(after.bytes_written - before.bytes_written <= 3 * SEGMENT);
     });
 }
+
+#[test]
+fn the_figures_say_what_was_done() {
+    let disk = SimDisk::new();
+    run(async {
+        let mut log = open_log(&disk, DATA, tiny()).unwrap();
+        for index in (1..=20).step_by(2) {
+            append(&mut log, vec![entry(1, index, 500, 0), entry(1, index + 1, 500, 0)]).await.unwrap();
+        }
+        let figures = log.stats().read();
+        assert_eq!((figures.append_batches, figures.append_entries), (10, 20));
+        assert!((20 * 500..20 * 600).contains(&figures.append_bytes));
+        assert_eq!(figures.segments as usize, segments_used(&disk));
+        assert!(figures.syncs.counts.iter().sum::<u64>() >= 10);
+        assert!(figures.writer_busy >= figures.syncs.sum);
+        log.purge(log_id(1, 20)).await.unwrap();
+        log.save_vote(&vote(2, 1)).await.unwrap();
+        assert_eq!(log.stats().read().segments, 1);
+    });
+}
+
+fn segments_used(disk: &SimDisk) -> usize {
+    let used = |path: &std::path::PathBuf| disk.content(path).unwrap().iter().any(|byte| *byte != 0);
+    support::segments(disk).into_iter().filter(used).count()
+}

@@ -24,7 +24,8 @@ impl<D: Disk> StoreBuilder<TypeConfig, LogStore<D>, Machine<D>> for Builder<D> {
     async fn build(&self) -> Result<((), LogStore<D>, Machine<D>), StorageError<TypeConfig>> {
         let path = self.root.join(self.built.fetch_add(1, Ordering::Relaxed).to_string());
         let dir = DataDir::open(self.disk.clone(), path).unwrap();
-        let store = open(dir, self.options.clone(), Arc::new(())).unwrap();
+        let mut store = open(dir, self.options.clone(), Arc::new(())).unwrap();
+        store.machine.allow_gaps();
         Ok(((), store.log, store.machine))
     }
 }

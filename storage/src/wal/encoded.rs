@@ -50,6 +50,11 @@ impl Encoded {
         &self.entries
     }
 
+    /// Bytes of all payloads.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// Waits until the writer has taken enough of what waits before it.
     pub(super) async fn wait_for_room(&mut self, room: &Arc<Semaphore>, bytes_max: usize) {
         let permits = u32::try_from(self.bytes.min(bytes_max)).unwrap_or(u32::MAX);

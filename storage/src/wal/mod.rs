@@ -46,6 +46,7 @@ use crate::data_dir::DataDir;
 use crate::disk::{Disk, File};
 use crate::error::{StorageError, StorageFailure};
 use crate::runtime::Runtime;
+use crate::stats::StorageStats;
 use crate::store::StoreOptions;
 use crate::types::TypeConfig;
 use encoded::Encoded;
@@ -110,6 +111,7 @@ struct Shared<D: Disk> {
     place: segment::Place<D>,
     salt: u32,
     health: watch::Sender<Option<StorageFailure>>,
+    stats: Arc<StorageStats>,
     /// Keeps the directory locked as long as anybody writes.
     _dir: DataDir<D>,
 }
@@ -142,6 +144,7 @@ impl<D: Disk> LogStore<D> {
         dir: &DataDir<D>,
         options: &StoreOptions,
         health: watch::Sender<Option<StorageFailure>>,
+        stats: Arc<StorageStats>,
     ) -> Result<Self, StorageError> {
         let place = segment::Place {
             disk: dir.disk().clone(),
@@ -161,6 +164,7 @@ impl<D: Disk> LogStore<D> {
             place: place.clone(),
             salt,
             health,
+            stats,
             _dir: dir.clone(),
         });
         let on_failure = (options.writer != WriterMode::Task).then(|| {
@@ -222,7 +226,12 @@ impl<D: Disk> LogStore<D> {
 
     /// Opens a log without the snapshots that belong to it; for tests and benches of the log alone.
     pub fn open_alone(dir: &DataDir<D>, options: &StoreOptions) -> Result<Self, StorageError> {
-        Self::open(dir, options, watch::Sender::new(None))
+        Self::open(dir, options, watch::Sender::new(None), Arc::default())
+    }
+
+    /// What was done so far, for metrics.
+    pub fn stats(&self) -> &Arc<StorageStats> {
+        &self.reader.shared.stats
     }
 
     /// Why the log stopped, once it did.
@@ -483,10 +492,11 @@ impl<D: Disk> RaftLogStorage<TypeConfig> for LogStore<D> {
         Ok(())
     }
 
-    /// Written behind whatever is queued, without a sync of its own. That is safe: the committed index is a
-    /// lower bound that a restart may start from, every entry it names stands before it in the stream, and an
-    /// older bound only means that the entries after it are applied once the leader confirms them again. A
-    /// killed process loses nothing; a power loss may lose the last one.
+    /// Queued, and written behind what is queued before it, without a sync of its own. That is safe: the
+    /// committed index is a lower bound that a restart may start from, every entry it names stands before it in
+    /// the stream, and an older bound only means that the entries after it are applied once the leader confirms
+    /// them again. A process that is killed before the writer came to it loses it, and a power loss may lose all
+    /// since the last sync.
     async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), io::Error> {
         self.check()?;
         let Some(committed) = committed else { return Ok(()) };

@@ -59,15 +59,19 @@ impl<F> Files<F> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner).get(&segment).cloned()
     }
 
-    pub(super) fn insert(&self, segment: u32, file: Arc<F>) {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner).insert(segment, file);
+    /// Adds one; how many there are.
+    pub(super) fn insert(&self, segment: u32, file: Arc<F>) -> usize {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.insert(segment, file);
+        open.len()
     }
 
-    /// Takes all segments below `keep` out; their numbers.
-    pub(super) fn retire_below(&self, keep: u32) -> Vec<u32> {
+    /// Takes all segments below `keep` out; their numbers, and how many are left.
+    pub(super) fn retire_below(&self, keep: u32) -> (Vec<u32>, usize) {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         let kept = open.split_off(&keep);
-        std::mem::replace(&mut *open, kept).into_keys().collect()
+        let left = kept.len();
+        (std::mem::replace(&mut *open, kept).into_keys().collect(), left)
     }
 }
 

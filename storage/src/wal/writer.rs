@@ -7,6 +7,7 @@
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Instant;
 
 use openraft::storage::IOFlushed;
 use tokio::sync::oneshot;
@@ -107,6 +108,8 @@ impl<D: Disk> Writer<D> {
 
     /// Writes a batch, makes it durable and answers everybody.
     pub(super) fn process(&mut self, operations: &mut Vec<Operation>) {
+        let begun = Instant::now();
+        self.shared.stats.batch_begun(begun);
         let mut answers = Vec::new();
         let result = match self.shared.failure() {
             Some(failure) => {
@@ -126,6 +129,7 @@ impl<D: Disk> Writer<D> {
             }
         }
         self.shared.memory().evict();
+        self.shared.stats.batch_done(begun);
     }
 
     fn write_all(
@@ -152,6 +156,9 @@ impl<D: Disk> Writer<D> {
             self.head.committed = Some(committed);
         }
         self.flush(&mut batch)?;
+        if batch.entries > 0 {
+            self.shared.stats.appended(batch.entries, batch.entry_bytes);
+        }
         self.changes = std::mem::take(&mut batch.changes);
         if batch.purged { self.retire() } else { Ok(()) }
     }
@@ -196,6 +203,8 @@ impl<D: Disk> Writer<D> {
     }
 
     fn put_entries(&mut self, encoded: &Encoded, batch: &mut Batch) -> Result<(), StorageError> {
+        batch.entries += encoded.entries().len() as u64;
+        batch.entry_bytes += encoded.bytes() as u64;
         for entry in encoded.entries() {
             let (offset, len) = self.put_with(batch, |bytes, stamp, durable| {
                 put_encoded(bytes, Kind::Entry, stamp, durable, (&entry.payload, entry.crc));
@@ -261,7 +270,9 @@ impl<D: Disk> Writer<D> {
             self.base += whole;
         }
         if batch.sync {
+            let begun = Instant::now();
             self.file.sync_data().map_err(|error| StorageError::io("sync", &self.path())(error))?;
+            self.shared.stats.synced(begun.elapsed());
             self.durable = self.written;
         }
         if !batch.changes.is_empty() || batch.written > 0 {
@@ -290,7 +301,8 @@ impl<D: Disk> Writer<D> {
         batch.sync = true;
         self.flush(batch)?;
         self.file = file;
-        self.shared.files.insert(next, self.file.clone());
+        let segments = self.shared.files.insert(next, self.file.clone());
+        self.shared.stats.set_segments(segments);
         self.stamp.segment = next;
         self.buffer.clear();
         (self.base, self.written, self.durable) = (0, 0, 0);
@@ -314,7 +326,8 @@ impl<D: Disk> Writer<D> {
     /// Gives back segments without live entries. Their hard state stands in the head of the first one kept.
     pub(super) fn retire(&mut self) -> Result<(), StorageError> {
         let keep = self.shared.memory().places.oldest_segment().unwrap_or(self.stamp.segment);
-        let retired = self.shared.files.retire_below(keep.min(self.stamp.segment));
+        let (retired, kept) = self.shared.files.retire_below(keep.min(self.stamp.segment));
+        self.shared.stats.set_segments(kept);
         if retired.is_empty() { Ok(()) } else { self.helper.retire(retired) }
     }
 
@@ -347,6 +360,8 @@ impl Operation {
 struct Batch {
     changes: Vec<Change>,
     written: u64,
+    entries: u64,
+    entry_bytes: u64,
     sync: bool,
     purged: bool,
 }
