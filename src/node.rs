@@ -14,6 +14,7 @@ use ovncp_raft::settings::{GroupConfig, SnapshotSettings, StaticPeer, Timing};
 use ovncp_state::command::NodeInfo;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
 use crate::api::App;
 use crate::api::config::ServerConfig;
@@ -25,9 +26,11 @@ use crate::config::value::join_host_port;
 use crate::config::{Config, ConfigError};
 use crate::services::elections::Elections;
 use crate::services::events::Events;
+use crate::services::leader_task::LeaderTask;
 use crate::services::locks::Locks;
 use crate::services::membership::Membership;
 use crate::services::registers::Registers;
+use crate::services::report;
 use crate::services::{Core, Patience};
 use crate::telemetry::metrics::{HttpMetrics, LockMetrics, LockObserver, Metrics};
 
@@ -130,6 +133,7 @@ impl Node {
             body_timeout: self.config.server.body_timeout,
             draining: draining.clone(),
         });
+        let reports = self.report(Elections::new(locks.clone()), draining.clone());
         let http_metrics = Arc::clone(&self.metrics.http);
         let requests_max = self.config.server.concurrent_requests_max;
         let edge = Edge::new(openapi::router(app), name, requests_max, Arc::clone(&http_metrics));
@@ -155,12 +159,33 @@ impl Node {
         if let Err(error) = serving.await {
             tracing::error!(%error, "the HTTP listener ended badly");
         }
+        // It resigns while the group still works.
+        if let Err(error) = reports.await {
+            tracing::error!(%error, "the report of the cluster ended badly");
+        }
         locks.settled(CANCELLATIONS_TIMEOUT).await;
         self.group.shutdown().await;
         scrape.abort();
         beat.abort();
         tracing::info!(node = name, "stopped");
         Ok(())
+    }
+}
+
+impl Node {
+    /// Reports on the cluster, in turn with the others.
+    fn report(&self, elections: Elections, stop: watch::Receiver<bool>) -> JoinHandle<()> {
+        let (group, interval) = (self.group.clone(), self.config.cluster.report_interval);
+        let task = LeaderTask {
+            name: report::ELECTION.to_owned(),
+            candidate: self.config.cluster.node_id.clone(),
+            ttl: report::TTL,
+        };
+        tokio::spawn(async move {
+            if !interval.is_zero() {
+                task.run(elections, stop, |office| report::run(group.clone(), interval, office)).await;
+            }
+        })
     }
 }
 

@@ -10,6 +10,7 @@ mod bench;
 mod cluster;
 mod config;
 mod dev;
+mod elections;
 mod failure;
 mod kv;
 mod lock;
@@ -17,6 +18,7 @@ mod log_level;
 mod man;
 mod output;
 mod serve;
+mod watch;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -77,7 +79,9 @@ enum Command {
     TransferLeader(cluster::TransferArgs),
     Locks(lock::LocksArgs),
     Lock(lock::LockArgs),
+    Elections(elections::ElectionsArgs),
     Kv(kv::KvArgs),
+    Watch(watch::WatchArgs),
     LogLevel(log_level::LogLevelArgs),
     Config(config::ConfigArgs),
     Bench(Box<bench::BenchArgs>),
@@ -123,6 +127,10 @@ fn run(cli: Cli) -> Outcome {
         Command::Locks(args) => block_on(async { lock::list(&args, &endpoints.client()?, format).await }),
         Command::Lock(args) => block_on(async { lock::hold(args, endpoints.client()?).await }),
         Command::Kv(args) => block_on(async { kv::run(args, &endpoints.client()?, format).await }),
+        Command::Watch(args) => block_on(async { watch::run(&args, &endpoints.client()?, format).await }),
+        Command::Elections(args) => {
+            block_on(async { elections::run(args, &endpoints.client()?, format).await })
+        }
         Command::LogLevel(args) => block_on(log_level::run(&args, endpoints, format)),
         Command::Config(args) => config::run(&args, format),
         Command::Bench(args) => block_on(bench::run(*args, endpoints.named(), format)),

@@ -30,6 +30,10 @@ section! {
         voters_target: u8 = 0, env "OVNCP_VOTERS_TARGET", default "1 alone, 3 with up to four peers, else 5";
         /// How long a learner must be caught up and healthy before it may vote.
         promote_after: Duration = Duration::from_secs(10), env "OVNCP_PROMOTE_AFTER";
+        /// How often one node of the cluster, whichever, writes a report about all of it into its log: members that
+        /// do not answer, limits that are nearly reached. 0s for never: whoever reports holds an election, and a
+        /// cluster that is idle otherwise then writes about an entry per second.
+        report_interval: Duration = Duration::ZERO, env "OVNCP_REPORT_INTERVAL";
         /// Failure domain of this node.
         zone: Option<String> = None, env "OVNCP_ZONE";
         /// Free-form labels of this node.

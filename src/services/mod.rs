@@ -7,10 +7,12 @@ pub mod elections;
 pub mod error;
 pub mod events;
 pub mod idempotency;
+pub mod leader_task;
 pub mod locks;
 pub mod membership;
 pub mod reads;
 pub mod registers;
+pub mod report;
 pub mod secret;
 
 use std::sync::Arc;

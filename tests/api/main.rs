@@ -8,6 +8,7 @@ mod edge;
 mod elections;
 mod events;
 mod kv;
+mod leader_task;
 mod locks;
 mod openapi;
 mod support;

@@ -8,13 +8,13 @@ use serde_json::Value;
 use crate::support::{Running, is_alive, json, ovncp, run, signal, until};
 
 /// A cluster on free ports that keeps its data in `dir`.
-struct Dev {
+pub(crate) struct Dev {
     running: Running,
     dir: std::path::PathBuf,
 }
 
 impl Dev {
-    fn start(dir: &Path, more: &[&str]) -> Dev {
+    pub(crate) fn start(dir: &Path, more: &[&str]) -> Dev {
         let args = ["dev", "--http-port", "0", "--data-dir", dir.to_str().unwrap()];
         let mut command = ovncp(args.into_iter().chain(more.iter().copied()));
         // What a shell may hold of another node, and must not reach these.
@@ -23,7 +23,7 @@ impl Dev {
         Dev { running: Running::start(command), dir: dir.canonicalize().unwrap() }
     }
 
-    fn ready(&mut self) -> String {
+    pub(crate) fn ready(&mut self) -> String {
         self.running.line(&[" of ", "nodes ready", " leads in term "])
     }
 
@@ -31,11 +31,11 @@ impl Dev {
         json(&self.dir.join("dev.json"))["nodes"].as_array().unwrap().clone()
     }
 
-    fn pids(&self) -> Vec<u32> {
+    pub(crate) fn pids(&self) -> Vec<u32> {
         self.nodes().iter().map(|node| u32::try_from(node["pid"].as_u64().unwrap()).unwrap()).collect()
     }
 
-    fn endpoint(&self, index: usize) -> String {
+    pub(crate) fn endpoint(&self, index: usize) -> String {
         format!("http://127.0.0.1:{}", self.nodes()[index]["http"])
     }
 

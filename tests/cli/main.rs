@@ -9,3 +9,4 @@ mod fake;
 mod lock;
 mod log_level;
 mod support;
+mod watch;

@@ -190,7 +190,7 @@ fn not_acquired(args: &LockArgs, error: Error) -> Failure {
     }
 }
 
-fn default_owner() -> String {
+pub(super) fn default_owner() -> String {
     let user = std::env::var("USER").unwrap_or_else(|_| "unknown".to_owned());
     let host = rustix::system::uname();
     format!("{user}@{}:{}", host.nodename().to_string_lossy(), std::process::id())
