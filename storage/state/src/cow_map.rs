@@ -81,23 +81,17 @@ impl<K: Ord + Clone, V: Clone> CowMap<K, V> {
 
     /// Returns the value that was there.
     pub(crate) fn insert(&mut self, key: K, value: V) -> Option<V> {
-        let mut at = self.chunk_from(|other| *other < key);
-        let beyond_end = at == self.chunks.len();
-        at = at.min(self.chunks.len().saturating_sub(1));
-        let Some(shared) = self.chunks.get_mut(at) else {
-            self.push_chunk(key, value);
+        // Keys that ascend, as in a snapshot, need no search.
+        if self.last().is_none_or(|(last, _)| *last < key) {
+            self.push(key, value);
             return None;
-        };
-        if shared.len() >= CHUNK_MAX {
-            if beyond_end {
-                self.push_chunk(key, value);
-                return None;
-            }
-            if shared.binary_search_by(|(other, _)| other.cmp(&key)).is_err() {
-                let tail = Arc::make_mut(shared).split_off(CHUNK_MAX / 2);
-                self.chunks.insert(at + 1, Arc::new(tail));
-                return self.insert(key, value);
-            }
+        }
+        let at = self.chunk_from(|other| *other < key);
+        let shared = self.chunks.get_mut(at).expect("the key is not beyond the last one");
+        if shared.len() >= CHUNK_MAX && shared.binary_search_by(|(other, _)| other.cmp(&key)).is_err() {
+            let tail = Arc::make_mut(shared).split_off(CHUNK_MAX / 2);
+            self.chunks.insert(at + 1, Arc::new(tail));
+            return self.insert(key, value);
         }
         let chunk = Arc::make_mut(shared);
         match chunk.binary_search_by(|(other, _)| other.cmp(&key)) {
@@ -108,6 +102,19 @@ impl<K: Ord + Clone, V: Clone> CowMap<K, V> {
                 None
             }
         }
+    }
+
+    /// Looks once for a key that is there.
+    pub(crate) fn get_or_insert_with(&mut self, key: &K, value: impl FnOnce() -> V) -> &mut V {
+        let found = match self.find(key) {
+            Some(found) => found,
+            None => {
+                self.insert(key.clone(), value());
+                self.find(key).expect("inserted just above")
+            }
+        };
+        let (chunk, at) = found;
+        &mut Arc::make_mut(&mut self.chunks[chunk])[at].1
     }
 
     pub(crate) fn remove<Q: Ord + ?Sized>(&mut self, key: &Q) -> Option<V>
@@ -166,8 +173,12 @@ impl<K: Ord + Clone, V: Clone> CowMap<K, V> {
         Some((chunk_at, at))
     }
 
-    fn push_chunk(&mut self, key: K, value: V) {
-        self.chunks.push(Arc::new(vec![(key, value)]));
+    /// Adds a pair behind the last one.
+    fn push(&mut self, key: K, value: V) {
+        match self.chunks.last_mut() {
+            Some(last) if last.len() < CHUNK_MAX => Arc::make_mut(last).push((key, value)),
+            _ => self.chunks.push(Arc::new(vec![(key, value)])),
+        }
         self.len += 1;
     }
 

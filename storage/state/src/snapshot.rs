@@ -133,7 +133,9 @@ impl StateBuilder {
         if actual != expected {
             return Err(RestoreError::HashMismatch { expected, actual });
         }
-        let keys: Touched = self.state.locks.keys.iter().map(|(key, _)| key.clone()).collect();
+        // Where nobody waits, there is nobody to admit.
+        let waited = self.state.locks.keys.iter().filter(|(_, state)| state.waiting > 0);
+        let keys: Touched = waited.map(|(key, _)| key.clone()).collect();
         let mut ready = alloc::collections::BTreeSet::new();
         keys.iter().for_each(|key| self.state.locks.admit(key, &mut ready));
         Ok(self.state)

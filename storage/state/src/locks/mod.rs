@@ -263,10 +263,7 @@ impl Locks {
     }
 
     fn key_mut(&mut self, key: &Name) -> &mut KeyState {
-        if !self.keys.contains(key) {
-            self.keys.insert(key.clone(), KeyState::default());
-        }
-        self.keys.get_mut(key).expect("inserted just above when absent")
+        self.keys.get_or_insert_with(key, KeyState::default)
     }
 
     /// The queue of one key, in order.
