@@ -10,7 +10,7 @@ use ovncp::telemetry::metrics::{AREAS, Declared, GUIDE_EXCEPTIONS, Kind};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::support::{Cluster, METRICS_PORT, PATIENCE, subnet, unique};
+use crate::support::{Cluster, METRICS_PORT, NodeOptions, PATIENCE, subnet, unique};
 
 /// Scrape jobs over the same nodes. Each takes its time, so that a busy machine fails none; together they scrape
 /// all the time, so that some of them meet every election.
@@ -196,7 +196,11 @@ async fn prometheus_scrapes_every_living_node_through_elections() {
         return;
     }
     // Every node builds snapshots at once.
-    let mut cluster = Cluster::start_with(3, |options| options.set("OVNCP_RAFT_SNAPSHOT_ENTRIES", "5")).await;
+    let frequent = |options: &mut NodeOptions| {
+        options.set("OVNCP_RAFT_SNAPSHOT_ENTRIES", "5");
+        options.set("OVNCP_RAFT_SNAPSHOT_KEEP", "5");
+    };
+    let mut cluster = Cluster::start_with(3, frequent).await;
     for position in 0..3 {
         let what = format!("node {position} does and counts its work");
         cluster.until(&what, || work(&cluster, position)).await;
