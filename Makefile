@@ -16,6 +16,7 @@ setup: ## install the Debian packages that the tests need (asks sudo only where 
 
 test: setup ## build and run every test of the workspace
 	$(CARGO) test --workspace --no-fail-fast
+	$(CARGO) test --workspace --features ovncp-storage/sled --test sled
 
 verify: lint docs ## format, lints and docs; changes nothing
 

@@ -18,6 +18,8 @@ pub mod error;
 pub mod machine;
 pub mod runtime;
 pub mod sink;
+#[cfg(feature = "sled")]
+pub mod sled;
 pub mod snapshot;
 pub mod stats;
 pub mod store;
