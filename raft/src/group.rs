@@ -11,6 +11,7 @@ use ovncp_state::{
 };
 use ovncp_storage::StoreOptions;
 use ovncp_storage::disk::{Disk, RealDisk};
+use ovncp_storage::stats::StorageFigures;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -199,6 +200,16 @@ impl Group {
             waiters: shared.waiters.count() as u64,
             ..shared.counters.snapshot()
         }
+    }
+
+    /// What the log and the snapshots of this node did since they were opened.
+    pub fn storage(&self) -> StorageFigures {
+        self.shared.storage.read()
+    }
+
+    /// Whether a write or sync of this node has failed: then it acknowledges nothing until it is started again.
+    pub fn storage_failed(&self) -> bool {
+        self.shared.replica.health().borrow().is_some()
     }
 
     /// Resolves when the consensus core has taken up what was sent to it before: it makes progress. At once

@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use bytes::Bytes;
 use ovncp_state::command::JoinNode;
 use ovncp_state::{ClusterId, EventOffset, Incarnation, Millis, NodeId};
-use ovncp_storage::Replica;
 use ovncp_storage::types::{Origin, Peer, Proposal};
+use ovncp_storage::{Replica, StorageStats};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::Instant;
 
@@ -78,6 +78,7 @@ pub(crate) struct Shared {
     pub(crate) callers: Arc<Callers>,
     pub(crate) waiters: Arc<Waiters>,
     pub(crate) counters: Counters,
+    pub(crate) storage: Arc<StorageStats>,
     /// Term of the vote that stood on disk at the start: what this process did not vote.
     pub(crate) voted_before: u64,
     pub(crate) peers: Arc<dyn Peers>,

@@ -156,6 +156,7 @@ async fn run<D: Disk, N: Net>(
         callers,
         waiters,
         counters: Counters::default(),
+        storage: Arc::clone(&store.stats),
         voted_before,
         peers: Arc::new(network.clone()) as Arc<dyn Peers>,
         consensus: OnceLock::new(),

@@ -31,6 +31,8 @@ pub const BEAT_INTERVAL: Duration = Duration::from_millis(250);
 const BEAT_AGE_MAX: Duration = Duration::from_secs(10);
 /// Time that the consensus core may take to take up a question.
 const RAFT_AGE_MAX: Duration = Duration::from_secs(30);
+/// Time that one batch of the log may take to be durable.
+const DISK_AGE_MAX: Duration = Duration::from_secs(30);
 /// Entries this node may be behind and still be ready.
 const LAG_ENTRIES_MAX: u64 = 10_000;
 /// Silence of the leader (of the quorum, on the leader) after which nobody counts on it.
@@ -122,7 +124,11 @@ impl Health {
     }
 
     fn live(&self, status: &GroupStatus) -> Checks {
-        let vitals = Vitals { event_loop: self.event_loop.age(), raft_core: self.raft_core.age() };
+        let vitals = Vitals {
+            event_loop: self.event_loop.age(),
+            raft_core: self.raft_core.age(),
+            disk_batch: self.group.storage().batch_age,
+        };
         vitals.checks(&status.phase)
     }
 
@@ -165,6 +171,8 @@ fn state(integrity: &Integrity) -> Check {
 struct Vitals {
     event_loop: Duration,
     raft_core: Duration,
+    /// How long the log writer has been at its present batch, if it has one.
+    disk_batch: Option<Duration>,
 }
 
 impl Vitals {
@@ -179,7 +187,12 @@ impl Vitals {
             Phase::Stopped { reason } => Check::when(false, format!("stopped: {reason}")),
             _ => within(self.raft_core, RAFT_AGE_MAX, "the consensus core answered"),
         };
-        BTreeMap::from([("event_loop", within(self.event_loop, BEAT_AGE_MAX, "ran")), ("raft", raft)])
+        let disk = match self.disk_batch {
+            Some(age) => within(age, DISK_AGE_MAX, "the log writer began its batch"),
+            None => Check::when(true, "the log writer waits for work"),
+        };
+        let event_loop = within(self.event_loop, BEAT_AGE_MAX, "ran");
+        BTreeMap::from([("disk", disk), ("event_loop", event_loop), ("raft", raft)])
     }
 }
 
@@ -288,7 +301,7 @@ mod tests {
 
     #[test]
     fn each_part_that_stands_still_is_named_and_nothing_else() {
-        let alive = || Vitals { event_loop: NOW, raft_core: NOW };
+        let alive = || Vitals { event_loop: NOW, raft_core: NOW, disk_batch: None };
         for phase in
             [Phase::Recovering, Phase::Joining, Phase::Serving, Phase::Forming { waiting_for: Vec::new() }]
         {
@@ -296,6 +309,9 @@ mod tests {
         }
         assert_eq!(failing(&Vitals { event_loop: BEAT_AGE_MAX, ..alive() }, &Phase::Serving), ["event_loop"]);
         assert_eq!(failing(&Vitals { raft_core: RAFT_AGE_MAX, ..alive() }, &Phase::Serving), ["raft"]);
+        assert!(failing(&Vitals { disk_batch: Some(NOW), ..alive() }, &Phase::Serving).is_empty());
+        let hung = Vitals { disk_batch: Some(DISK_AGE_MAX), ..alive() };
+        assert_eq!(failing(&hung, &Phase::Serving), ["disk"]);
         let stopped = Phase::Stopped { reason: "disk full".to_owned() };
         assert_eq!(failing(&alive(), &stopped), ["raft"]);
     }

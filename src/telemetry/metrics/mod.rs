@@ -12,6 +12,7 @@ pub mod docs;
 mod http;
 mod locks;
 mod process;
+mod storage;
 mod summary;
 
 use std::sync::Arc;
@@ -25,10 +26,11 @@ pub use http::{HttpMetrics, Route};
 pub use locks::{LockMetrics, LockObserver};
 
 /// Every metric by area, in the order of docs/metrics.md.
-pub static AREAS: [(&str, &[&Declared]); 5] = [
+pub static AREAS: [(&str, &[&Declared]); 6] = [
     ("Locks", locks::LOCKS),
     ("Cluster", cluster::CLUSTER),
     ("Raft", cluster::RAFT),
+    ("Storage", storage::STORAGE),
     ("HTTP", http::HTTP),
     ("Process", process::PROCESS),
 ];
@@ -58,6 +60,7 @@ impl Metrics {
     pub fn text(&self) -> Result<Vec<u8>, prometheus::Error> {
         let mut families = self.locks.families(&self.node);
         families.extend(cluster::families(&self.group, &self.node));
+        families.extend(storage::families(&self.group));
         families.extend(self.http.families());
         families.extend(process::families());
         encode(families)
