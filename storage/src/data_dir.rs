@@ -26,8 +26,9 @@ use crate::disk::{Disk, File, exists, is_disk_full, read_all, write_atomically};
 use crate::error::StorageError;
 use crate::runtime::random_bytes;
 
-/// Version of everything in the directory. A newer one is refused, an older one upgraded step by step.
-pub const FORMAT_VERSION: u32 = 1;
+/// Version of everything in the directory. A newer one is refused, an older released one upgraded step by step.
+/// Format 1 was never released: its log has no stamps (docs/decisions/0016).
+pub const FORMAT_VERSION: u32 = 2;
 
 /// Bytes of the reserve file.
 pub const RESERVE_BYTES: u64 = 256 * 1_024;
@@ -267,7 +268,14 @@ fn check_format<D: Disk>(disk: &D, path: &Path) -> Result<(), StorageError> {
         Some(found) if found > FORMAT_VERSION => {
             Err(StorageError::NewerFormat { path: path.to_path_buf(), found, supported: FORMAT_VERSION })
         }
-        _ => Err(StorageError::corrupt(&file, 0, format!("not a format version: {:?}", text.trim_end()))),
+        Some(found) => {
+            let what = format!(
+                "format {found} is that of a development build and cannot be read by this one, which has format \
+                 {FORMAT_VERSION}: start the node with an empty directory, or with the build that wrote this one"
+            );
+            Err(StorageError::corrupt(&file, 0, what))
+        }
+        None => Err(StorageError::corrupt(&file, 0, format!("not a format version: {:?}", text.trim_end()))),
     }
 }
 

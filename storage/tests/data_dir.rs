@@ -86,6 +86,11 @@ fn newer_formats_are_refused() {
     let error = open(&disk).unwrap_err();
     assert!(matches!(error, StorageError::NewerFormat { found: 999, supported: FORMAT_VERSION, .. }));
     assert!(error.to_string().contains("/data"), "{error}");
+    disk.tamper(Path::new("/data/FORMAT"), |text| {
+        let older = String::from_utf8(text.clone()).unwrap().replace("999", "1");
+        *text = older.into_bytes();
+    });
+    assert!(open(&disk).unwrap_err().to_string().contains("development build"));
     disk.tamper(Path::new("/data/FORMAT"), |text| text.truncate(5));
     assert!(matches!(open(&disk).unwrap_err(), StorageError::Corrupt { .. }));
 }
