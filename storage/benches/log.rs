@@ -7,7 +7,8 @@
 //! take short turns, so that a noisy machine hits all alike; `of inline` is the median of the ratios turn by
 //! turn. CPU is that of the whole process, user and system.
 //!
-//! `cargo bench -p ovncp-storage --bench log [-- DIRECTORY]`; the directory must lie on a real disk.
+//! `cargo bench -p ovncp-storage --bench log [-- DIRECTORY]`; the directory must lie on a real disk. With
+//! `--features sled` the log in sled takes its turns too.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -59,6 +60,8 @@ enum Log {
     Inline(Minimal),
     Threaded(mpsc::Sender<(Vec<Entry>, IOFlushed<TypeConfig>)>),
     Ours(LogStore<RealDisk>),
+    #[cfg(feature = "sled")]
+    Sled(ovncp_storage::sled::SledLog),
 }
 
 impl Log {
@@ -69,6 +72,8 @@ impl Log {
             Self::Inline(log) => return log.write(&batch),
             Self::Threaded(queue) => assert!(queue.send((batch, flush)).await.is_ok()),
             Self::Ours(log) => log.append(batch, flush).await.expect("appended"),
+            #[cfg(feature = "sled")]
+            Self::Sled(log) => log.append(batch, flush).await.expect("appended"),
         }
         flushed.await.expect("answered").expect("durable");
     }
@@ -99,7 +104,8 @@ async fn compare(dir: PathBuf, entries: u64) {
         )
     };
     let batches = TURN * (TURNS + WARM);
-    let mut logs = [
+    #[cfg_attr(not(feature = "sled"), expect(unused_mut, reason = "one more with the feature"))]
+    let mut logs = vec![
         ("minimal, inline", Log::Inline(Minimal::new(&dir.join("inline"), (entries, batches)))),
         (
             "minimal, threaded",
@@ -108,7 +114,19 @@ async fn compare(dir: PathBuf, entries: u64) {
         ("ours, thread", ours("thread", WriterMode::Thread)),
         ("ours, worker", ours("worker", WriterMode::Worker)),
     ];
-    let mut figures: [Figures; 4] = Default::default();
+    #[cfg(feature = "sled")]
+    logs.push(("sled", sled(&dir)));
+    take_turns(logs, entries).await;
+}
+
+#[cfg(feature = "sled")]
+fn sled(dir: &Path) -> Log {
+    let dir = DataDir::open(RealDisk, dir.join("sled")).expect("a data directory");
+    Log::Sled(ovncp_storage::sled::SledLog::open(dir).expect("a log"))
+}
+
+async fn take_turns(mut logs: Vec<(&str, Log)>, entries: u64) {
+    let mut figures: Vec<Figures> = logs.iter().map(|_| Figures::default()).collect();
     let mut purged = 0;
     for turn in 0..TURNS + WARM {
         for ((_, log), figures) in logs.iter_mut().zip(&mut figures) {
@@ -131,8 +149,12 @@ async fn compare(dir: PathBuf, entries: u64) {
         if last - purged >= KEPT {
             purged = last;
             for (_, log) in &mut logs {
-                if let Log::Ours(log) = log {
-                    log.purge(WireLogId { term: 1, index: last }.into()).await.expect("purged");
+                let upto = WireLogId { term: 1, index: last }.into();
+                match log {
+                    Log::Ours(log) => log.purge(upto).await.expect("purged"),
+                    #[cfg(feature = "sled")]
+                    Log::Sled(log) => log.purge(upto).await.expect("purged"),
+                    Log::Inline(_) | Log::Threaded(_) => {}
                 }
             }
         }
