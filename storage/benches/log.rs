@@ -3,8 +3,7 @@
 //! Both minimal logs write a checksummed batch into a file of zeroes prepared before the run, and sync: no
 //! index, no reader, no segments. The first does it on the caller's thread; the second behind a writer thread and
 //! openraft's callback, as any log must that does not block the Raft core. Ours does all of that, rolls segments
-//! and is purged as after snapshots, once with its writer on a thread and once on the runtime's own. The logs
-//! take short turns, so that a noisy machine hits all alike; `of inline` is the median of the ratios turn by
+//! and is purged as after snapshots. The logs take short turns, so that a noisy machine hits all alike; `of inline` is the median of the ratios turn by
 //! turn. CPU is that of the whole process, user and system.
 //!
 //! `cargo bench -p ovncp-storage --bench log [-- DIRECTORY]`; the directory must lie on a real disk. With
@@ -24,7 +23,7 @@ use ovncp_storage::codec::entry::normal_entry;
 use ovncp_storage::codec::{Entry, WireLogId};
 use ovncp_storage::disk::RealDisk;
 use ovncp_storage::types::TypeConfig;
-use ovncp_storage::{DataDir, LogStore, StoreOptions, WriterMode};
+use ovncp_storage::{DataDir, LogStore, StoreOptions};
 use tokio::sync::mpsc;
 
 const ENTRY_BYTES: usize = 256;
@@ -97,32 +96,32 @@ fn at(values: &mut [f64], part: usize) -> f64 {
 }
 
 async fn compare(dir: PathBuf, entries: u64) {
-    let ours = |name: &str, writer| {
-        let dir = DataDir::open(RealDisk, dir.join(name)).expect("a data directory");
-        Log::Ours(
-            LogStore::open_alone(&dir, &StoreOptions { writer, ..StoreOptions::default() }).expect("a log"),
-        )
+    let ours = || {
+        let dir = DataDir::open(RealDisk, dir.join("ours")).expect("a data directory");
+        Log::Ours(LogStore::open_alone(&dir, &StoreOptions::default()).expect("a log"))
     };
     let batches = TURN * (TURNS + WARM);
-    #[cfg_attr(not(feature = "sled"), expect(unused_mut, reason = "one more with the feature"))]
     let mut logs = vec![
         ("minimal, inline", Log::Inline(Minimal::new(&dir.join("inline"), (entries, batches)))),
         (
             "minimal, threaded",
             Log::Threaded(threaded(Minimal::new(&dir.join("threaded"), (entries, batches)))),
         ),
-        ("ours, thread", ours("thread", WriterMode::Thread)),
-        ("ours, worker", ours("worker", WriterMode::Worker)),
+        ("ours", ours()),
     ];
-    #[cfg(feature = "sled")]
-    logs.push(("sled", sled(&dir)));
+    logs.extend(sled(&dir));
     take_turns(logs, entries).await;
 }
 
 #[cfg(feature = "sled")]
-fn sled(dir: &Path) -> Log {
+fn sled(dir: &Path) -> Option<(&'static str, Log)> {
     let dir = DataDir::open(RealDisk, dir.join("sled")).expect("a data directory");
-    Log::Sled(ovncp_storage::sled::SledLog::open(dir).expect("a log"))
+    Some(("sled", Log::Sled(ovncp_storage::sled::SledLog::open(dir).expect("a log"))))
+}
+
+#[cfg(not(feature = "sled"))]
+fn sled(_: &Path) -> Option<(&'static str, Log)> {
+    None
 }
 
 async fn take_turns(mut logs: Vec<(&str, Log)>, entries: u64) {

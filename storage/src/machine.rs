@@ -343,7 +343,7 @@ impl<D: Disk> RaftStateMachine<TypeConfig> for Machine<D> {
         };
         let installed = match self.mode {
             WriterMode::Task => install(),
-            WriterMode::Thread | WriterMode::Worker => on_thread(install).await,
+            WriterMode::Thread => on_thread(install).await,
         };
         let state = installed.inspect_err(|error| self.replica.fail(error))?;
         // What was remembered belongs to the state that is replaced.
@@ -381,9 +381,7 @@ impl<D: Disk> RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder<D> {
         let (state, meta, snapshots) = (self.state.clone(), self.meta.clone(), self.snapshots.clone());
         let built = match self.mode {
             WriterMode::Task => build_in_task(&state, meta, &snapshots).await,
-            WriterMode::Thread | WriterMode::Worker => {
-                on_thread(move || build(&state, meta, &snapshots)).await
-            }
+            WriterMode::Thread => on_thread(move || build(&state, meta, &snapshots)).await,
         };
         let snapshot = built.inspect_err(|error| self.replica.fail(error))?;
         self.stats.snapshot_built(snapshot.len(), begun.elapsed());

@@ -46,13 +46,6 @@ fn suite_passes_on_the_machines_disk_with_a_writer_thread() {
 }
 
 #[test]
-fn suite_passes_on_the_machines_disk_with_the_writer_on_a_worker() {
-    let root = TempDir::new().unwrap();
-    let options = StoreOptions { writer: WriterMode::Worker, segment_bytes: 16 * 1_024, cache_bytes: 4_096 };
-    run(RealDisk, root.path(), options);
-}
-
-#[test]
 fn suite_passes_on_the_simulated_disk_in_a_task() {
     run(SimDisk::new(), "/data", StoreOptions::simulation());
 }

@@ -13,8 +13,8 @@
 //! - **a vote survives its segment.** The first record of each segment carries the hard state.
 //! - **a failure is final.** After a failed write or sync nothing is accepted until a restart.
 //!
-//! Map: `record` the bytes, `sector` how they lie in the file, `segment` the files, `writer` what is done and
-//! `runner` by whom, `recovery` how it is opened again, `encoded` and `memory` what is known without reading.
+//! Map: `record` the bytes, `sector` how they lie in the file, `segment` the files, `writer` the loop, `recovery` how
+//! it is opened again, `encoded` and `memory` what is known without reading.
 //!
 //! Caveat: damage of the very last write that leaves one of its sectors all zero, or as it was before the write,
 //! looks like a torn write, and is cut off. No log can tell the two apart without a second copy.
@@ -23,7 +23,6 @@ mod encoded;
 mod memory;
 mod record;
 mod recovery;
-mod runner;
 mod sector;
 mod segment;
 mod writer;
@@ -53,7 +52,6 @@ use encoded::Encoded;
 use memory::{Found, Memory, Place};
 use record::Stamp;
 use recovery::Active;
-use runner::{Seat, SlowLane};
 use segment::{Files, Helper};
 use writer::{HEAD_BYTES_MAX, HeadState, Operation, Writer};
 
@@ -74,8 +72,6 @@ pub enum WriterMode {
     /// A thread of its own, and another one that prepares segments and snapshots.
     #[default]
     Thread,
-    /// A task on a worker of the runtime, which it blocks while a quick disk syncs; a slow one gets a thread.
-    Worker,
     /// A task of the runtime, which then waits for the disk: for simulations on one thread.
     Task,
 }
@@ -88,7 +84,6 @@ pub struct LogStore<D: Disk> {
     /// One permit for each byte that may still wait.
     room: Arc<Semaphore>,
     writer: Option<JoinHandle<()>>,
-    seat: Option<Arc<Seat<D>>>,
 }
 
 /// Reads the log; clones are cheap.
@@ -167,7 +162,7 @@ impl<D: Disk> LogStore<D> {
             stats,
             _dir: dir.clone(),
         });
-        let on_failure = (options.writer != WriterMode::Task).then(|| {
+        let on_failure = (options.writer == WriterMode::Thread).then(|| {
             let shared = shared.clone();
             Box::new(move |error: &StorageError| drop(shared.fail(error))) as segment::OnFailure
         });
@@ -205,23 +200,19 @@ impl<D: Disk> LogStore<D> {
     fn start(shared: Arc<Shared<D>>, writer: Writer<D>, mode: WriterMode) -> Result<Self, StorageError> {
         let (sender, queue) = mpsc::channel(QUEUE_OPERATIONS_MAX);
         let dir = shared.place.dir.clone();
-        let no_thread = StorageError::io("start a thread for", &dir);
-        let (mut handle, mut seat) = (None, None);
-        match mode {
+        let handle = match mode {
             WriterMode::Thread => {
                 let thread = std::thread::Builder::new().name("ovncp-log".to_owned());
-                handle = Some(thread.spawn(move || runner::run_thread(writer, queue)).map_err(no_thread)?);
+                let handle = thread.spawn(move || writer::run_thread(writer, queue));
+                Some(handle.map_err(StorageError::io("start a thread for", &dir))?)
             }
-            WriterMode::Worker => {
-                let shared = Arc::new(Seat::new(writer, queue));
-                let (slow, thread) = SlowLane::start(shared.clone()).map_err(no_thread)?;
-                drop(Runtime::spawn(runner::run_worker(shared.clone(), slow)));
-                (handle, seat) = (Some(thread), Some(shared));
+            WriterMode::Task => {
+                drop(Runtime::spawn(writer::run_task(writer, queue)));
+                None
             }
-            WriterMode::Task => drop(Runtime::spawn(runner::run_task(writer, queue))),
-        }
+        };
         let room = Arc::new(Semaphore::new(QUEUE_BYTES_MAX));
-        Ok(Self { reader: LogReader { shared }, queue: Some(sender), room, writer: handle, seat })
+        Ok(Self { reader: LogReader { shared }, queue: Some(sender), room, writer: handle })
     }
 
     /// Opens a log without the snapshots that belong to it; for tests and benches of the log alone.
@@ -314,11 +305,6 @@ impl<D: Disk> Drop for LogStore<D> {
     /// Waits until the writer has written what was queued, so that the directory can be opened again at once.
     fn drop(&mut self) {
         self.queue = None;
-        if let Some(seat) = self.seat.take() {
-            // The task ends when it is polled next, which may be never: the runtime may be on its way out.
-            seat.finish();
-            self.writer = None;
-        }
         if let Some(writer) = self.writer.take() {
             let _ = writer.join();
         }

@@ -1,7 +1,6 @@
 //! The one writer of the log: drains what is queued, writes it with one call, syncs once, then answers.
 //!
-//! Who runs it is decided in `runner`. After a failed write or sync nothing that it
-//! wrote is trusted any more: whatever is queued or comes later fails, until the node is started again and reads
+//! In production it is a thread of its own, in a simulation a task. After a failed write or sync nothing that it wrote is trusted any more: whatever is queued or comes later fails, until the node is started again and reads
 //! what really is on the disk.
 
 use std::io;
@@ -10,7 +9,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use openraft::storage::IOFlushed;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
 use super::Shared;
 use super::encoded::Encoded;
@@ -24,7 +23,7 @@ use crate::error::{StorageError, StorageFailure};
 use crate::types::TypeConfig;
 
 /// Operations drained into one batch at most.
-pub(super) const BATCH_OPERATIONS_MAX: usize = 1_024;
+const BATCH_OPERATIONS_MAX: usize = 1_024;
 /// Bytes written before a sync, even when more is queued.
 const BATCH_BYTES_MAX: usize = 2 * 1_024 * 1_024;
 /// Room that every segment keeps for its seal.
@@ -101,13 +100,29 @@ impl HeadState {
     }
 }
 
-impl<D: Disk> Writer<D> {
-    pub(super) fn disk(&self) -> &D {
-        &self.shared.place.disk
+/// Drains operations on this thread until the log is dropped.
+pub(super) fn run_thread<D: Disk>(mut writer: Writer<D>, mut queue: mpsc::Receiver<Operation>) {
+    let mut operations = Vec::with_capacity(BATCH_OPERATIONS_MAX);
+    while queue.blocking_recv_many(&mut operations, BATCH_OPERATIONS_MAX) > 0 {
+        writer.process(&mut operations);
     }
+}
 
+/// Drains operations in this task until the log is dropped.
+pub(super) async fn run_task<D: Disk>(mut writer: Writer<D>, mut queue: mpsc::Receiver<Operation>) {
+    let mut operations = Vec::with_capacity(BATCH_OPERATIONS_MAX);
+    while queue.recv_many(&mut operations, BATCH_OPERATIONS_MAX).await > 0 {
+        let latency = writer.shared.place.disk.latency();
+        if !latency.is_zero() {
+            tokio::time::sleep(latency).await;
+        }
+        writer.process(&mut operations);
+    }
+}
+
+impl<D: Disk> Writer<D> {
     /// Writes a batch, makes it durable and answers everybody.
-    pub(super) fn process(&mut self, operations: &mut Vec<Operation>) {
+    fn process(&mut self, operations: &mut Vec<Operation>) {
         let begun = Instant::now();
         self.shared.stats.batch_begun(begun);
         let mut answers = Vec::new();
