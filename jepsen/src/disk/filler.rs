@@ -1,0 +1,55 @@
+//! Somebody else's file that takes all the room of a file system.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FallocateFlags, fallocate, statvfs};
+use rustix::io::Errno;
+
+use super::DiskError;
+
+const NAME: &str = "somebody-elses-file";
+/// Smallest piece that is tried.
+const PIECE_BYTES_MIN: u64 = 4_096;
+
+/// The file. Removed on drop.
+#[derive(Debug)]
+pub struct Filler {
+    path: PathBuf,
+    /// Bytes that it took.
+    pub bytes: u64,
+    /// Bytes that are free all the same; file systems keep some for their own book-keeping.
+    pub free_bytes: u64,
+}
+
+impl Filler {
+    /// Takes all the room of the file system that is mounted at `mount_point`.
+    pub fn fill(mount_point: &Path) -> Result<Self, DiskError> {
+        let path = mount_point.join(NAME);
+        let file = File::create(&path).map_err(DiskError::io("create", &path))?;
+        let mut filler = Self { path, bytes: 0, free_bytes: free_bytes(mount_point)? };
+        let mut piece = filler.free_bytes;
+        while piece >= PIECE_BYTES_MIN {
+            match fallocate(&file, FallocateFlags::empty(), filler.bytes, piece) {
+                Ok(()) => filler.bytes += piece,
+                Err(Errno::NOSPC) => piece /= 2,
+                Err(error) => return Err(DiskError::io("fill", &filler.path)(error.into())),
+            }
+        }
+        filler.free_bytes = free_bytes(mount_point)?;
+        Ok(filler)
+    }
+}
+
+impl Drop for Filler {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_file(&self.path) {
+            tracing::warn!(path = %self.path.display(), %error, "the disk stays full");
+        }
+    }
+}
+
+fn free_bytes(folder: &Path) -> Result<u64, DiskError> {
+    let room = statvfs(folder).map_err(|error| DiskError::io("look at", folder)(error.into()))?;
+    Ok(room.f_bavail * room.f_frsize)
+}
