@@ -6,8 +6,11 @@
 //! it for people. The harness knows the nodes from outside: HTTP, processes, files.
 
 pub mod checker;
+pub mod client;
 pub mod cluster;
 pub mod disk;
+#[cfg(test)]
+mod fake;
 pub mod history;
 pub mod nemesis;
 pub mod net;

@@ -1,0 +1,186 @@
+//! Registers: read, write, compare-and-set. They must look like one variable each, whatever happens to the nodes.
+
+use std::collections::BTreeMap;
+
+use rand::RngExt;
+use serde_json::{Value, json};
+
+use crate::client::{Answer, Call, Outcome, segment};
+
+use super::actor::Actor;
+use super::{Endpoint, retry};
+
+/// Registers whose last seen value a client remembers.
+const REMEMBERED_MAX: usize = 16;
+/// Share of writes and compare-and-sets that are made under an idempotency key, in several tries if need be.
+const RETRIED: f64 = 0.25;
+
+/// What a client does next, in hundredths.
+const READ: u32 = 30;
+const WRITE: u32 = READ + 22;
+const CAS: u32 = WRITE + 30;
+const CREATE: u32 = CAS + 4;
+const READ_LOCAL: u32 = CREATE + 11;
+const ALL: u32 = 100;
+
+/// What a client saw of registers last: value and revision.
+type Seen = BTreeMap<String, (u64, u64)>;
+
+/// Works on registers until the run ends.
+pub(super) async fn run(actor: &mut Actor) {
+    let mut seen = Seen::new();
+    while actor.goes_on().await {
+        let Some(node) = actor.node() else { continue };
+        let choice = actor.context.rng.random_range(0..ALL);
+        if choice >= READ_LOCAL {
+            // What was acknowledged must still be there long after the last write.
+            let retired = actor.context.shared.retired_register(&mut actor.context.rng);
+            if let Some(key) = retired {
+                read(actor, &node, &key, "read").await;
+                continue;
+            }
+        }
+        let key = actor.context.shared.register(actor.context.number, &mut actor.context.rng);
+        let known = seen.get(&key).copied();
+        let now = match (choice, known) {
+            (..READ, _) => read(actor, &node, &key, "read").await,
+            (READ..WRITE, _) => write(actor, &node, &key).await,
+            (WRITE..CAS, Some(known)) => cas(actor, &node, &key, known).await,
+            (WRITE..CREATE, _) => create(actor, &node, &key).await,
+            _ => read_local(actor, &node, &key).await,
+        };
+        if seen.len() >= REMEMBERED_MAX {
+            seen.clear();
+        }
+        match now {
+            Some(now) => seen.insert(key, now),
+            // Whatever made it fail or unknown: look first next time.
+            None => seen.remove(&key),
+        };
+    }
+}
+
+fn path(key: &str) -> String {
+    format!("/api/v1/cluster/kv/{}", segment(key))
+}
+
+/// A linearizable read; what it saw.
+pub(super) async fn read(actor: &mut Actor, node: &Endpoint, key: &str, f: &str) -> Option<(u64, u64)> {
+    let invocation = actor.begin(f, Some(key), Some(node), Value::Null);
+    let outcome = actor.send(node, &Call::get(path(key))).await.and_then(found);
+    let (seen, remark) = match &outcome {
+        Outcome::Ok((seen, remark)) => (*seen, remark.clone()),
+        _ => (None, None),
+    };
+    actor.end_with(&invocation, outcome.map(|(seen, _)| shown(seen)), remark);
+    seen
+}
+
+/// A read of what the node has applied, at least up to what this process saw.
+async fn read_local(actor: &mut Actor, node: &Endpoint, key: &str) -> Option<(u64, u64)> {
+    let min_index = Some(actor.index_seen()).filter(|index| *index > 0);
+    let invocation = actor.begin("read-local", Some(key), Some(node), json!({ "min_index": min_index }));
+    let call = Call::get(format!("{}?consistency=local", path(key)));
+    let call = match min_index {
+        Some(index) => call.header("x-ovncp-min-index", index.to_string()),
+        None => call,
+    };
+    let answer = actor.send(node, &call).await;
+    let index = match &answer {
+        Outcome::Ok(answer) => answer.index,
+        _ => None,
+    };
+    let outcome = answer.and_then(found);
+    let (seen, remark) = match &outcome {
+        Outcome::Ok((seen, remark)) => (*seen, remark.clone()),
+        _ => (None, None),
+    };
+    let value = outcome.map(|(seen, _)| {
+        let mut value = shown(seen);
+        value["index"] = json!(index);
+        value
+    });
+    actor.end_with(&invocation, value, remark);
+    // It may be old: no ground for a compare-and-set, but those must stand that too.
+    seen
+}
+
+fn shown(seen: Option<(u64, u64)>) -> Value {
+    json!({ "value": seen.map(|(value, _)| value), "revision": seen.map(|(_, revision)| revision) })
+}
+
+/// A value that was found and its revision, with a remark where the bytes are none that we write.
+type Found = (Option<(u64, u64)>, Option<String>);
+
+/// What a read found. A register that is not there is a finding too; bytes that we never write are shown as 0, which
+/// nobody writes either.
+fn found(answer: Answer) -> Outcome<Found> {
+    if answer.status == 404 && answer.json()["code"] == "unknown_key" {
+        return Outcome::Ok((None, None));
+    }
+    let revision = answer.revision.unwrap_or(0);
+    answer.outcome().map(|answer| {
+        let text = String::from_utf8_lossy(&answer.body).into_owned();
+        match text.parse() {
+            Ok(value) => (Some((value, revision)), None),
+            Err(_) => (Some((0, revision)), Some(format!("the value is {text:?}"))),
+        }
+    })
+}
+
+async fn write(actor: &mut Actor, node: &Endpoint, key: &str) -> Option<(u64, u64)> {
+    let value = actor.context.shared.new_value();
+    let call = Call::put(path(key), value.to_string());
+    put(actor, node, key, "write", json!({ "value": value }), call, value).await
+}
+
+async fn cas(actor: &mut Actor, node: &Endpoint, key: &str, known: (u64, u64)) -> Option<(u64, u64)> {
+    let (from, revision) = known;
+    let to = actor.context.shared.new_value();
+    let call = Call::put(path(key), to.to_string()).header("if-match", format!("\"{revision}\""));
+    let arguments = json!({ "from": from, "to": to, "revision": revision });
+    put(actor, node, key, "cas", arguments, call, to).await
+}
+
+async fn create(actor: &mut Actor, node: &Endpoint, key: &str) -> Option<(u64, u64)> {
+    let to = actor.context.shared.new_value();
+    let call = Call::put(path(key), to.to_string()).header("if-none-match", "*");
+    put(actor, node, key, "create", json!({ "to": to }), call, to).await
+}
+
+/// Stores `value` as `call` says, at times in several tries; what is there now, if that is known.
+async fn put(
+    actor: &mut Actor,
+    node: &Endpoint,
+    key: &str,
+    f: &str,
+    arguments: Value,
+    call: Call,
+    value: u64,
+) -> Option<(u64, u64)> {
+    let retried = actor.chance(RETRIED);
+    let invocation = actor.begin(f, Some(key), Some(node), arguments.clone());
+    let (outcome, attempts) = if retried {
+        let idempotency = actor.context.shared.new_name("retry");
+        let call = call.header("idempotency-key", idempotency);
+        let (outcome, attempts) = retry::settle(actor, &node.name, &call).await;
+        (outcome, Some(attempts))
+    } else {
+        (actor.ask(node, &call).await, None)
+    };
+    let stored = outcome.map(|answer| answer.revision.unwrap_or(0));
+    let now = match &stored {
+        Outcome::Ok(revision) => Some((value, *revision)),
+        _ => None,
+    };
+    let ended = stored.map(|revision| {
+        let mut ended = arguments;
+        ended["revision"] = revision.into();
+        if let Some(attempts) = attempts {
+            ended["attempts"] = attempts.into();
+        }
+        ended
+    });
+    actor.end(&invocation, ended);
+    now
+}
