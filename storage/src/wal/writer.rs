@@ -1,6 +1,7 @@
 //! The one writer of the log: drains what is queued, writes it with one call, syncs once, then answers.
 //!
-//! In production it is a thread of its own, in a simulation a task. After a failed write or sync nothing that it wrote is trusted any more: whatever is queued or comes later fails, until the node is started again and reads
+//! In production it is a thread of its own, in a simulation a task. After a failed write or sync nothing that it
+//! wrote is trusted any more: whatever is queued or comes later fails, until the node is started again and reads
 //! what really is on the disk.
 
 use std::io;

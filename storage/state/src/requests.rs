@@ -9,8 +9,8 @@
 //! long as it waits, and its age counts from the outcome.
 //!
 //! Not kept: refusals of a request that was never begun (a bad argument, a limit, a cluster that is not
-//! formed, a node that may not queue), so that the same key may be tried again, there or elsewhere. Commands that the cluster sends itself (ticks, renewals,
-//! status changes, cancellations) have no use for a key and ignore it.
+//! formed, a node that may not queue), so that the same key may be tried again, there or elsewhere. Commands that
+//! the cluster sends itself (ticks, renewals, status changes, cancellations) have no use for a key and ignore it.
 
 use serde::{Deserialize, Serialize};
 
