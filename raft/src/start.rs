@@ -2,14 +2,16 @@
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use openraft::RaftLogReader;
 use ovncp_storage::disk::Disk;
 use ovncp_storage::runtime::{self, random_u64};
 use ovncp_storage::{DataDir, StorageError, Store, StoreOptions};
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::JoinHandle;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use crate::agreement::Agreement;
 use crate::callers::Callers;
@@ -26,11 +28,16 @@ use crate::status::{GroupStatus, Phase};
 use crate::waiters::Waiters;
 use crate::{duties, failover, formation, integrity, lookout, office, proposals, reads, renewals, report};
 
+/// A node that stops waits so long for a snapshot that is being built.
+const RELEASE_TIME_MAX: Duration = Duration::from_secs(10);
+
 /// The tasks of a running node.
 pub(crate) struct Running {
     pub(crate) status: watch::Sender<GroupStatus>,
     pub(crate) peer_address: String,
     tasks: Mutex<Vec<JoinHandle<()>>>,
+    /// Ends when nobody uses the data directory any more.
+    released: Mutex<Option<BoxFuture<'static, ()>>>,
 }
 
 impl Running {
@@ -48,6 +55,13 @@ impl Running {
         for task in tasks {
             // A task that panicked has said so itself.
             let _ = task.await;
+        }
+        // openraft does not wait for what applies entries or builds a snapshot.
+        let released = self.released.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(released) = released
+            && timeout(RELEASE_TIME_MAX, released).await.is_err()
+        {
+            tracing::warn!("the data directory is still in use, by a snapshot perhaps");
         }
     }
 }
@@ -180,6 +194,7 @@ async fn run<D: Disk, N: Net>(
         started: Instant::now(),
         config,
     });
+    let released: Mutex<Option<BoxFuture<'static, ()>>> = Mutex::new(Some(Box::pin(dir.released())));
     let engine =
         Engine::new(Arc::clone(&shared), dir, raft_config, network.clone(), store, agreement.clone());
     let mut tasks = vec![
@@ -195,7 +210,7 @@ async fn run<D: Disk, N: Net>(
     }));
     let status = watch::Sender::new(report::status(&shared));
     tasks.push(runtime::spawn(report::run(Arc::clone(&shared), status.clone())));
-    let running = Running { status, peer_address, tasks: Mutex::new(tasks) };
+    let running = Running { status, peer_address, tasks: Mutex::new(tasks), released };
     if let Some(place) = place
         && let Err(error) = engine.take(place).await
     {

@@ -20,6 +20,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use ovncp_state::{ClusterId, Incarnation, NodeId};
 
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 
 use crate::codec::{append, decode};
 use crate::disk::{Disk, File, exists, is_disk_full, read_all, write_atomically};
@@ -57,6 +58,8 @@ struct Inner<D: Disk> {
     changing: Mutex<()>,
     key: Mutex<Option<[u8; 32]>>,
     _lock: D::Lock,
+    /// Closed when the directory is free again: so it stands after the lock.
+    released: watch::Sender<()>,
 }
 
 /// What a directory knows of itself.
@@ -97,6 +100,7 @@ impl<D: Disk> DataDir<D> {
                 changing: Mutex::new(()),
                 key: Mutex::new(key),
                 _lock: lock,
+                released: watch::Sender::new(()),
             }),
         };
         dir.write_identity_with_reserve(&identity)?;
@@ -105,6 +109,12 @@ impl<D: Disk> DataDir<D> {
             let _ = dir.disk().sync_dir(parent);
         }
         Ok(dir)
+    }
+
+    /// Ends when the last clone is gone and the lock given back. It keeps nothing open itself.
+    pub fn released(&self) -> impl Future<Output = ()> + Send + 'static {
+        let mut held = self.inner.released.subscribe();
+        async move { while held.changed().await.is_ok() {} }
     }
 
     /// The disk it lies on.
