@@ -255,6 +255,7 @@ impl<N: Net> LinkTask<N> {
 
     /// Runs a connection to its end and says why it ended.
     async fn serve(&mut self, conn: Conn<N::Stream>) -> Result<ConnError, Stop> {
+        let boot = conn.peer.boot;
         let mut session = Session {
             conn,
             live: Liveness::new(self.shared.options.stall_timeout),
@@ -284,6 +285,11 @@ impl<N: Net> LinkTask<N> {
                     None => break Err(Stop::Done),
                 },
                 () = sleep_until(deadline) => session.silent(),
+                // Its sight is kept from now on: this connection was there before.
+                () = self.redial.notified() => {
+                    self.see(|sight| (sight.connected, sight.boot) = (true, Some(boot)));
+                    Ok(())
+                }
             };
             if let Err(error) = step {
                 break Ok(error);

@@ -107,8 +107,12 @@ async fn leadership_is_handed_over_from_any_node_to_the_asked_one() {
     // Asked on a node that is neither the old leader nor the new one.
     let asked = cluster.node(&follower).group();
     let began = Instant::now();
-    while asked.transfer_leader(Some(target), TIMEOUT).await != Ok(target) {
-        assert!(began.elapsed() < TIMEOUT, "not handed over");
+    loop {
+        let result = asked.transfer_leader(Some(target), TIMEOUT).await;
+        if result == Ok(target) {
+            break;
+        }
+        assert!(began.elapsed() < TIMEOUT, "not handed over: {result:?}");
     }
     cluster.node(&third).until("leads", |status| status.is_leader).await;
     cluster.node(&leader).group().propose(put("a", "1"), TIMEOUT).await.unwrap();

@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
+use openraft::network::RPCOption;
+use openraft::{RaftNetworkFactory, RaftNetworkV2};
+use ovncp_raft::network::types::VoteRequest;
 use ovncp_raft::network::{Refusal, TcpNet};
 use tokio::time::{Instant, sleep};
 
-use crate::node::{Node, Setup};
+use crate::node::{Node, Setup, vote};
 use crate::support::sim_net::{SimHost, SimNet};
 
 fn on_sim(id: u64) -> Setup {
@@ -106,6 +109,22 @@ async fn a_silent_host_is_gone_only_when_it_answers_again() {
     net.power_on("h2");
     a.sees(2, "gone", |sight| sight.gone_at.is_some()).await;
     a.stop().await;
+}
+
+/// The member list may learn of a peer after consensus did.
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_is_connected_already_is_seen_as_such() {
+    let net = SimNet::new(8);
+    let (a, b) = (on_sim(1).start(net.host("h1")).await, on_sim(2).start(net.host("h2")).await);
+    let mut client = a.network.clone().new_client(2, &b.peer).await;
+    let request = VoteRequest::new(vote(5), None);
+    client.vote(request, RPCOption::new(Duration::from_secs(5))).await.unwrap();
+    a.meet(&[b.place()]);
+    let sight = a.sees(2, "connected", |sight| sight.connected).await;
+    assert_eq!((sight.boot, sight.gone_at), (Some(1), None));
+    drop(client);
+    a.stop().await;
+    b.stop().await;
 }
 
 #[tokio::test(start_paused = true)]
