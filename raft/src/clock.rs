@@ -5,9 +5,12 @@
 //! its clock starts where the last leader's entries ended and the time without a leader does not count.
 //!
 //! A leader without its quorum is no better than none: nobody can renew a lease with it. So the clock runs at
-//! most a grace of [`GRACE_MIN`] (or [`GRACE_HEARTBEATS`], where these take longer) beyond the last acknowledgement of a quorum and then stands still until the next one, also
-//! when the whole process (or every process) stood still meanwhile. The wall clock is never read, so stepping
-//! it changes nothing.
+//! most a grace of [`GRACE_MIN`] (or [`GRACE_HEARTBEATS`], where these take longer) beyond the last
+//! acknowledgement of a quorum and then stands still until the next one arrives, also when the whole process (or
+//! every process) stood still meanwhile. The wall clock is never read, so stepping it changes nothing.
+//!
+//! It never makes up for time in which it stood still, not even for the way of the acknowledgement that ends it:
+//! an entry may have been stamped meanwhile, and a leap would end the leases that it granted before their time.
 
 use std::time::Duration;
 
@@ -45,14 +48,14 @@ impl LeaderClock {
         self.term
     }
 
-    /// A quorum acknowledged what this leader sent at `instant`.
-    pub(crate) fn confirm(&mut self, instant: Instant) {
-        if instant > self.confirmed_at + self.grace {
+    /// It is known `now` that a quorum acknowledged what this leader sent at `sent`.
+    pub(crate) fn confirm(&mut self, sent: Instant, now: Instant) {
+        if now > self.confirmed_at + self.grace {
             // It stood still until now: the gap does not count.
-            self.anchor = self.at(instant);
-            self.anchored_at = instant;
+            self.anchor = self.at(now);
+            self.anchored_at = now;
         }
-        self.confirmed_at = self.confirmed_at.max(instant);
+        self.confirmed_at = self.confirmed_at.max(sent);
     }
 
     /// Cluster time at `instant`. Never before the anchor, never more than the grace beyond the last confirmation.
@@ -81,7 +84,8 @@ mod tests {
         assert_eq!(clock.at(start), Millis(5_000));
         assert_eq!(clock.at(start + Duration::from_micros(1_999)), Millis(5_001));
         for passed in 1..=36_000 {
-            clock.confirm(start + Duration::from_millis(100 * passed));
+            let now = start + Duration::from_millis(100 * passed);
+            clock.confirm(now, now);
         }
         assert_eq!(clock.at(start + seconds(3_600)), Millis(3_605_000));
     }
@@ -91,8 +95,8 @@ mod tests {
         let start = Instant::now() + seconds(10);
         let mut clock = LeaderClock::anchor(1, Millis(u64::MAX - 1), start, BEAT);
         assert_eq!(clock.at(start - seconds(5)), Millis(u64::MAX - 1));
-        clock.confirm(start + Duration::from_millis(400));
-        clock.confirm(start);
+        clock.confirm(start + Duration::from_millis(400), start + Duration::from_millis(400));
+        clock.confirm(start, start + Duration::from_millis(401));
         assert_eq!(clock.at(start + Duration::from_millis(800)), Millis(u64::MAX));
     }
 
@@ -100,7 +104,7 @@ mod tests {
     fn a_new_anchor_leaves_out_the_time_without_a_leader() {
         let start = Instant::now();
         let mut first = LeaderClock::anchor(1, Millis(0), start, BEAT);
-        first.confirm(start + Duration::from_millis(400));
+        first.confirm(start + Duration::from_millis(400), start + Duration::from_millis(400));
         let last_stamp = first.at(start + Duration::from_millis(450));
         // 30 seconds pass before anybody leads again; the state's clock stood still meanwhile.
         let second = LeaderClock::anchor(2, last_stamp, start + seconds(32), BEAT);
@@ -111,13 +115,28 @@ mod tests {
     fn it_stands_still_without_a_quorum_and_goes_on_with_the_next_acknowledgement() {
         let start = Instant::now();
         let mut clock = LeaderClock::anchor(1, Millis(1_000), start, BEAT);
-        clock.confirm(start + Duration::from_millis(300));
+        clock.confirm(start + Duration::from_millis(300), start + Duration::from_millis(300));
         let still = Millis(1_000 + 300 + 500);
         assert_eq!(clock.at(start + seconds(5)), still);
         assert_eq!(clock.at(start + seconds(60)), still);
-        clock.confirm(start + seconds(60));
+        clock.confirm(start + seconds(60), start + seconds(60));
         assert_eq!(clock.at(start + seconds(60)), still);
         assert_eq!(clock.at(start + seconds(60) + Duration::from_millis(40)), Millis(still.0 + 40));
+    }
+
+    /// Else a lease that was granted while it stood still would end before its time.
+    #[test]
+    fn an_acknowledgement_that_arrives_late_makes_it_go_on_but_not_leap() {
+        let start = Instant::now();
+        let millis = |millis| start + Duration::from_millis(millis);
+        // Sent before it stood still (at 500), and after.
+        for (sent, later) in [(450, 550), (600, 600)] {
+            let mut clock = LeaderClock::anchor(1, Millis(0), start, BEAT);
+            assert_eq!(clock.at(millis(900)), Millis(500));
+            clock.confirm(millis(sent), millis(900));
+            assert_eq!(clock.at(millis(900)), Millis(500), "sent at {sent}");
+            assert_eq!(clock.at(millis(1_000)), Millis(later), "sent at {sent}");
+        }
     }
 
     #[test]
@@ -128,7 +147,7 @@ mod tests {
         for beat in 0..1_000_u64 {
             let now = start + Duration::from_millis(40 * beat);
             // Acknowledged with the time at which it was sent: always a little old.
-            clock.confirm(start + Duration::from_millis((40 * beat).saturating_sub(90)));
+            clock.confirm(start + Duration::from_millis((40 * beat).saturating_sub(90)), now);
             assert_eq!(clock.at(now), Millis(40 * beat));
             assert!(clock.at(now) >= last);
             last = clock.at(now);
@@ -141,7 +160,7 @@ mod tests {
         let mut clock = LeaderClock::anchor(1, Millis(0), start, beat);
         for second in 1..=100 {
             // Acknowledged a round trip later, with the time at which it was sent.
-            clock.confirm(start + beat * second);
+            clock.confirm(start + beat * second, start + beat * second + beat / 4);
             assert_eq!(clock.at(start + beat * second + beat / 2), Millis(1_000 * u64::from(second) + 500));
         }
     }

@@ -125,6 +125,13 @@ impl Shared {
         *self.route.borrow()
     }
 
+    /// Whether the committed membership that this node knows holds `id`.
+    pub(crate) fn is_raft_member(&self, id: NodeId) -> bool {
+        self.consensus.get().is_some_and(|consensus| {
+            consensus.metrics().committed_membership_config.membership().get_node(&id.0).is_some()
+        })
+    }
+
     pub(crate) fn last_known_leader(&self) -> Option<NodeId> {
         self.route().leader_hint(self.node_id())
     }
@@ -235,7 +242,8 @@ impl Shared {
     /// A quorum acknowledged what this leader sent at `instant`.
     pub(crate) fn confirm(&self, instant: Instant) {
         if let Some(clock) = &mut *self.clock.lock().unwrap_or_else(PoisonError::into_inner) {
-            clock.confirm(instant);
+            // Read under the lock: no stamp is of a later moment.
+            clock.confirm(instant, Instant::now());
         }
     }
 
