@@ -304,7 +304,7 @@ impl<D: Disk, N: Net> Handler<D, N> {
                     && known.is_some_and(|node| {
                         node.status == NodeStatus::Left
                             && node.incarnation == from.incarnation
-                            && !is_raft_member(shared, node.id)
+                            && !shared.is_raft_member(node.id)
                     });
                 ControlResponse::Member {
                     cluster_id: place.cluster_id,
@@ -354,13 +354,6 @@ impl<D: Disk, N: Net> Handler<D, N> {
             },
         }
     }
-}
-
-/// Whether the committed membership that this node knows holds `id`.
-fn is_raft_member(shared: &Shared, id: NodeId) -> bool {
-    shared.consensus.get().is_some_and(|consensus| {
-        consensus.metrics().committed_membership_config.membership().get_node(&id.0).is_some()
-    })
 }
 
 /// Who leads, as far as this node knows, and where it is found.

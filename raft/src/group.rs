@@ -307,10 +307,8 @@ impl Group {
     }
 
     fn is_raft_member(&self, id: NodeId) -> bool {
-        let Some(consensus) = self.shared.consensus.get() else { return false };
         // A stopped node hears of no change: it is the removed one.
-        self.shared.stopped().is_none()
-            && consensus.metrics().committed_membership_config.membership().get_node(&id.0).is_some()
+        self.shared.stopped().is_none() && self.shared.is_raft_member(id)
     }
 
     /// Stops this node: hands leadership over first when it leads, never changes the membership. Returns when

@@ -114,7 +114,10 @@ pub(crate) async fn run(shared: Arc<Shared>, consensus: Arc<dyn Consensus>, seat
         let Some(place) = shared.membership() else { continue };
         let voters: BTreeSet<NodeId> =
             consensus.metrics().membership_config.membership().voter_ids().map(NodeId).collect();
-        let mut known = ask_voters(&shared, place, &voters).await;
+        let mut known = tokio::select! {
+            known = ask_voters(&shared, place, &voters) => known,
+            () = shared.until_stopped() => return,
+        };
         known.insert(place.node_id, shared.replica.checkpoints());
         match judge(place.node_id, &voters, &known) {
             Verdict::Unknown => {}

@@ -288,7 +288,7 @@ fn picture(shared: &Shared, metrics: &Metrics, since: Instant, stability: &mut S
     let own = shared.node_id().unwrap_or_default();
     let timing = &shared.config.timing;
     let sights = failure::sights(metrics, own, since);
-    let healthy = healthy(shared, metrics, since);
+    let healthy = healthy(shared, metrics);
     let now = Instant::now();
     stability.update(&sights, &healthy, now);
     let membership = metrics.membership_config.membership();
@@ -307,12 +307,13 @@ fn picture(shared: &Shared, metrics: &Metrics, since: Instant, stability: &mut S
 }
 
 /// Members that answer this leader now, and itself.
-pub(crate) fn healthy(shared: &Shared, metrics: &Metrics, since: Instant) -> BTreeSet<NodeId> {
+pub(crate) fn healthy(shared: &Shared, metrics: &Metrics) -> BTreeSet<NodeId> {
     let own = shared.node_id().unwrap_or_default();
     let fresh = (shared.config.timing.raft_heartbeat * HEALTHY_HEARTBEATS).max(HEALTHY_MIN);
     // Whose process died has lost its connection long before it has been silent for a second.
     let connected = transfer::connected(shared);
-    let sights = failure::sights(metrics, own, since);
+    // Only who was seen counts, and then the whole age of its acknowledgement.
+    let sights = failure::sights(metrics, own, shared.started);
     let answers =
         sights.iter().filter(|(id, sight)| connected.contains(id) && sight.seen && sight.silence < fresh);
     answers.map(|(id, _)| *id).chain([own]).collect()

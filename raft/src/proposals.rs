@@ -286,7 +286,6 @@ impl Pump {
                 }
             }
         }
-        self.expire();
     }
 
     /// Refuses what was handed to nobody in time.
@@ -368,7 +367,7 @@ pub(crate) async fn accept_forwarded(
         return refuse(shared.node_id());
     }
     let Some(_room) = admit(shared, &items) else { return vec![ForwardOutcome::Busy; count] };
-    let enters: Vec<bool> = items.iter().map(|item| may_enter(&item.envelope)).collect();
+    let enters: Vec<bool> = items.iter().map(|item| may_enter(shared, &item.envelope)).collect();
     let taken: Vec<_> = items
         .into_iter()
         .zip(&enters)
@@ -395,37 +394,45 @@ fn admit(shared: &Shared, items: &[ForwardItem]) -> Option<[OwnedSemaphorePermit
     Some([take(&shared.admission, items.len())?, take(&shared.admission_bytes, bytes)?])
 }
 
-/// Whether what a peer sent may become an entry. One that is too large looks like a failing disk to the log of
-/// its leader; one that does not decode (a peer of a newer version sent it) stops every node that applies it,
-/// for good, since it is applied again after each restart.
-fn may_enter(envelope: &[u8]) -> bool {
+/// Whether what a peer sent may become an entry here: understood, and no write while writes are held.
+fn may_enter(shared: &Shared, envelope: &[u8]) -> bool {
+    understood(envelope).is_some_and(|request| integrity::refuses(shared, &request.command).is_none())
+}
+
+/// The request that a peer sent. One that is too large looks like a failing disk to the log of its leader; one
+/// that does not decode (a peer of a newer version sent it) stops every node that applies it, for good, since it
+/// is applied again after each restart.
+fn understood(envelope: &[u8]) -> Option<Request> {
     if envelope.len() > ENVELOPE_BYTES_MAX {
         tracing::warn!(bytes = envelope.len(), "a forwarded proposal is too large");
-        return false;
+        return None;
     }
     codec::decode_request(envelope)
         .inspect_err(|error| tracing::warn!(%error, "a forwarded proposal is not understood"))
-        .is_ok()
+        .ok()
 }
 
 #[cfg(test)]
 mod tests {
-    use ovncp_state::Command;
+    use ovncp_state::command::AnnounceLeader;
+    use ovncp_state::{Command, Incarnation, NodeId};
+    use ovncp_storage::types::Origin;
 
     use super::*;
+    use crate::status::Integrity;
     use crate::{Group, GroupConfig, StaticPeer};
 
     #[test]
     fn what_would_stop_every_node_does_not_enter_the_log() {
         let good = codec::encode_request(&Command::Tick.into()).to_vec();
-        assert!(may_enter(&good));
+        assert!(understood(&good).is_some());
         let (mut newer, mut unknown, mut longer) = (good.clone(), good.clone(), good.clone());
         newer[0] += 1;
         // The last byte is the command's discriminant.
         *unknown.last_mut().expect("a command") = 0x7f;
         longer.push(0);
         for bad in [newer, unknown, longer, Vec::new(), vec![0; ENVELOPE_BYTES_MAX + 1]] {
-            assert!(!may_enter(&bad), "{:?}", &bad[..bad.len().min(16)]);
+            assert!(understood(&bad).is_none(), "{:?}", &bad[..bad.len().min(16)]);
         }
     }
 
@@ -437,6 +444,38 @@ mod tests {
         config.peers.push(StaticPeer { name: "n2".to_owned(), addr: "127.0.0.1:1".to_owned() });
         config.timing.no_leader_wait = Duration::from_millis(100);
         (Group::start(config).await.unwrap(), dir)
+    }
+
+    /// A node that has not compared yet does not hold, and must not write through a leader that does.
+    #[tokio::test]
+    async fn a_leader_that_holds_writes_appends_none_of_its_peers() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = GroupConfig::new("n1", "127.0.0.1:0".parse().unwrap(), dir.path().join("data"));
+        let group = Group::start(config).await.unwrap();
+        group.propose(Command::Tick.into(), Duration::from_secs(60)).await.unwrap();
+        let shared = group.shared();
+        let peer = PeerIdentity {
+            cluster_id: None,
+            id: Some(NodeId(2)),
+            name: "n2".to_owned(),
+            incarnation: Incarnation([2; 16]),
+            boot: 1,
+            process: 1,
+        };
+        let item = |command: Command, ticket| ForwardItem {
+            origin: Origin { node: NodeId(2), ticket },
+            term: 0,
+            envelope: codec::encode_request(&command.into()),
+        };
+        let announce = Command::AnnounceLeader(AnnounceLeader { id: NodeId(2), term: 1 });
+        let items = || vec![item(Command::Tick, 1), item(announce.clone(), 2)];
+        shared.integrity.send_replace(Integrity::Held { reason: "test".to_owned() });
+        let outcomes = accept_forwarded(shared, &peer, items()).await;
+        assert_eq!(outcomes, [ForwardOutcome::Busy, ForwardOutcome::Accepted]);
+        shared.integrity.send_replace(Integrity::Unchecked);
+        let outcomes = accept_forwarded(shared, &peer, items()).await;
+        assert_eq!(outcomes, [ForwardOutcome::Accepted, ForwardOutcome::Accepted]);
+        group.shutdown().await;
     }
 
     #[tokio::test]

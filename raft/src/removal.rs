@@ -81,7 +81,6 @@ async fn judge(shared: &Shared, id: NodeId, deadline: Instant) -> Result<(), Mem
     let no_leader = || ProposeError::NoLeader { last_known: shared.last_known_leader() };
     let Some(consensus) = shared.consensus.get() else { return Err(no_leader().into()) };
     let until = deadline.min(Instant::now() + HEALTH_WAIT_MAX);
-    let began = Instant::now();
     let mut reports = consensus.watch();
     loop {
         if !matches!(shared.route(), Route::Here { .. }) {
@@ -89,7 +88,7 @@ async fn judge(shared: &Shared, id: NodeId, deadline: Instant) -> Result<(), Mem
         }
         let silent = {
             let metrics = reports.borrow_watched();
-            let healthy = membership::healthy(shared, &metrics, began - HEALTH_WAIT_MAX * 2);
+            let healthy = membership::healthy(shared, &metrics);
             silent_majority(&metrics, id, &healthy)
         };
         let Some(silent) = silent else { return Ok(()) };

@@ -43,19 +43,20 @@ pub(crate) async fn transfer(
     let mut asked = None;
     loop {
         let route = shared.route();
-        let attempt = match route {
-            Route::Here { .. } => match hand_over(shared, target, deadline).await {
+        // The target leads, or an earlier attempt came to something after all: to this node, perhaps.
+        let done = |leader: NodeId| match target {
+            Some(target) => target == leader,
+            None => asked.is_some_and(|old| old != leader),
+        };
+        let attempt = match (route, route.leader_hint(shared.node_id())) {
+            (Route::Nobody { .. }, _) => None,
+            (_, Some(leader)) if done(leader) => Some(Ok(leader)),
+            (Route::Here { .. }, _) => match hand_over(shared, target, deadline).await {
                 // It did not take over, or somebody else leads by now: look again.
                 Err(MembershipError::Propose(ProposeError::NoLeader { .. })) => None,
                 result => Some(result),
             },
-            Route::Remote { leader, .. } if target == Some(leader) => Some(Ok(leader)),
-            // An earlier attempt came to something after all.
-            Route::Remote { leader, .. } if target.is_none() && asked.is_some_and(|old| old != leader) => {
-                Some(Ok(leader))
-            }
-            Route::Remote { .. } => ask_leader(shared, target, deadline).await,
-            Route::Nobody { .. } => None,
+            (Route::Remote { .. }, _) => ask_leader(shared, target, deadline).await,
         };
         if let Some(result) = attempt {
             return result;

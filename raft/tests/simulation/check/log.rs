@@ -27,7 +27,6 @@ pub struct Claims {
     /// Where the proposal of each caller stands: once, however often it was handed on.
     origins: BTreeMap<Origin, u64>,
     clusters: BTreeMap<ClusterId, String>,
-    last_token: u64,
     /// Grants by token.
     pub granted: BTreeMap<u64, Granted>,
     /// How they ended.
@@ -131,8 +130,6 @@ impl Ledger {
                     term: entry.term,
                 };
                 claims.granted.insert(token.0, granted);
-                // Entries are seen in order by whoever is first, except after installed snapshots.
-                claims.last_token = claims.last_token.max(token.0);
             }
             if let EventKind::LockReleased { token, cause, held, .. } = &event.kind {
                 let released = Released { cause: *cause, held: held.0, term: entry.term };

@@ -260,7 +260,11 @@ async fn renew<D: Machine>(client: &mut Client<D>, acquire: &AcquireLock, holdin
         }
         Some(Ok(Err(Refusal::NotHolder { .. }))) => {
             record.refused += 1;
-            // Nobody ends a lease before its time.
+            // Nobody ends a lease before its time. An earlier attempt of this renewal, whose answer got lost, may
+            // have left it a shorter one.
+            if let Some(ttl) = ttl {
+                holding.perhaps_renewed(asked, ttl.0);
+            }
             let now = client.cluster.trace.now();
             if !expired && now < holding.until {
                 record.wrong.push(format!("a lease ended early: refused at {now}: {holding:?}"));
