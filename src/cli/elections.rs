@@ -252,7 +252,12 @@ async fn won(args: &CampaignArgs, client: &Client) -> Result<Term, Failure> {
                 }
                 return Ok(term);
             }
-            Err(error) if is_held(&error) && begun.elapsed() < args.wait => {}
+            Err(error) if is_no_win_yet(&error) && begun.elapsed() < args.wait => {
+                // Refused before its wait was over: not at once again.
+                if sent.elapsed() < wait {
+                    tokio::time::sleep(RENEW_PAUSE).await;
+                }
+            }
             Err(error) => return Err(failure(error, &args.name)),
         }
     }
@@ -286,8 +291,9 @@ async fn renewed(args: &CampaignArgs, client: &Client, term: &Term) -> Result<Le
     })
 }
 
-fn is_held(error: &Error) -> bool {
-    matches!(error.code(), Some("election_held" | "election_timeout"))
+/// As for a lock: a term that was won and lost before we heard of it, or a wait that a node gave up, is no win.
+fn is_no_win_yet(error: &Error) -> bool {
+    matches!(error.code(), Some("election_held" | "election_timeout" | "term_lost" | "wait_cancelled"))
 }
 
 fn failure(error: Error, name: &str) -> Failure {

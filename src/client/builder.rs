@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use reqwest::Url;
 
+use super::exchange::DEADLINE_MAX;
 use super::{Client, Error, Inner};
 
 /// Where a lone node or a node of `ovncp dev` listens.
@@ -126,6 +127,8 @@ impl Builder {
         let http = reqwest::Client::builder()
             .connect_timeout(self.connect_timeout)
             .no_proxy()
+            // Nodes send none, and following one turns a write into a read.
+            .redirect(reqwest::redirect::Policy::none())
             .tcp_nodelay(true)
             .build()
             .map_err(|error| Error::Setup(format!("make an HTTP client: {error}")))?;
@@ -138,7 +141,7 @@ impl Builder {
                 seen_index: AtomicU64::new(0),
                 token: self.token,
                 owner,
-                deadline: self.deadline,
+                deadline: self.deadline.min(DEADLINE_MAX),
                 try_timeout: self.try_timeout,
                 fail_fast: self.fail_fast,
             }),

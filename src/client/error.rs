@@ -8,7 +8,8 @@ use serde_json::{Map, Value};
 /// Bytes of an answer that is no problem document, as they are shown.
 const SHOWN_BYTES_MAX: usize = 200;
 
-/// Why a call did not succeed. Apart from [`Unknown`](Error::Unknown) and what is said there, nothing happened.
+/// Why a call did not succeed. Apart from [`Unknown`](Error::Unknown), and [`Protocol`](Error::Protocol) for an answer
+/// that cannot be read, nothing happened.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -41,7 +42,7 @@ pub enum Error {
     /// Fewer than a majority of the voters can be reached.
     #[error("{0}")]
     NoLeader(Box<Problem>),
-    /// Every endpoint is overloaded, stopping or lagging.
+    /// Every endpoint is overloaded, stopping, lagging or broken.
     #[error("{0}")]
     Unavailable(Box<Problem>),
     /// Somebody else holds the lock, and the request did not wait.
@@ -190,7 +191,8 @@ impl Problem {
         match self.status {
             // A reached limit is the state's answer; a full queue is one node's.
             429 => self.code != "limit_exceeded",
-            408 | 502 | 503 | 504 => true,
+            // Any 5xx: a defect or a proxy may have cut off the answer of a write that happened.
+            408 | 500..=599 => true,
             _ => false,
         }
     }
@@ -306,7 +308,7 @@ mod tests {
         assert!(matches!(error(422, &json!({"code": "invalid_body"})), Error::Invalid(_)));
         assert!(matches!(error(409, &json!({"code": "would_lose_quorum"})), Error::Refused(_)));
         assert!(matches!(error(503, &json!({"code": "draining"})), Error::Unavailable(_)));
-        assert!(matches!(error(500, &json!({"code": "internal_error"})), Error::Refused(_)));
+        assert!(matches!(error(500, &json!({"code": "internal_error"})), Error::Unavailable(_)));
     }
 
     #[test]
@@ -325,7 +327,9 @@ mod tests {
         for (status, code) in [(503, "no_leader"), (429, "queue_full"), (503, "lagging")] {
             assert!(read(status, code).is_transient() && !read(status, code).is_ambiguous(), "{code}");
         }
-        for (status, code) in [(504, "outcome_unknown"), (503, "draining"), (503, "node_stopped")] {
+        for (status, code) in
+            [(504, "outcome_unknown"), (503, "draining"), (503, "node_stopped"), (500, "internal_error")]
+        {
             assert!(read(status, code).is_transient() && read(status, code).is_ambiguous(), "{code}");
         }
         assert!(!read(429, "limit_exceeded").is_transient(), "the state said so");

@@ -18,7 +18,7 @@ const ANSWER_BYTES_MAX: usize = 128 * 1024 * 1024;
 /// Header of the least index that a read must see.
 const MIN_INDEX: &str = "x-ovncp-min-index";
 /// Longest time that a call can be given.
-const DEADLINE_MAX: Duration = Duration::from_secs(366 * 24 * 3_600);
+pub(super) const DEADLINE_MAX: Duration = Duration::from_secs(366 * 24 * 3_600);
 
 /// What one try came to.
 enum Tried {
@@ -115,7 +115,7 @@ impl Client {
             Ok(body) => body,
             Err(words) => return Tried::Broken(words),
         };
-        if status < 400 {
+        if status < 300 {
             let answer = Answer { status, body, headers, sent };
             if let Some(index) = answer.index() {
                 self.see_index(index);

@@ -301,7 +301,7 @@ impl Renewer {
             let lease = self.shared.lease();
             tokio::time::sleep_until(lease.renew_at().into()).await;
             if self.shared.settled().is_some() {
-                return self.shared.lose(Lost::Expired { last_error: None });
+                return;
             }
             let time = lease.lost_at().saturating_duration_since(Instant::now());
             // The grant may have been given less than was asked for.

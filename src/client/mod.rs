@@ -45,6 +45,9 @@
 //! so a try whose outcome is unknown is repeated without happening twice. When the deadline passes and some try
 //! may have happened, the error is [`Error::Unknown`] and nothing else: never "failed".
 //!
+//! Handing over leadership, removing a node and changing a log level are no entries with a key: a repeated try is
+//! done anew. Name the target of a hand-over where that matters; a removal that ends as `NotFound` may be its own.
+//!
 //! Reads are linearizable. With [`Consistency::Local`] they are answered by whatever node is asked, which sees
 //! at least everything that this client has seen or written so far, on whatever node that was.
 //!
@@ -58,8 +61,8 @@
 //!
 //! Endpoints are plain HTTP. The cluster remembers the replies of the last 100,000 writes with a key, for at most 10
 //! minutes: under full load that is a matter of seconds, and a retry that comes later may happen a second time. So
-//! keep deadlines short, and writes conditional where that matters. A program that is stopped (SIGSTOP, a suspended machine) can do nothing about its
-//! locks meanwhile: what they protect must check the fencing token.
+//! keep deadlines short, and writes conditional where that matters. A program that is stopped (SIGSTOP, a suspended
+//! machine) can do nothing about its locks meanwhile: what they protect must check the fencing token.
 
 mod builder;
 mod call;

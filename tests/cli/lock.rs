@@ -106,20 +106,6 @@ fn acquire_fails_over_with_the_same_request() {
 }
 
 #[test]
-fn grant_after_a_long_wait_is_renewed_before_anything_runs() {
-    let fake = Fake::start_with(|verb, body| {
-        if verb == "acquire" {
-            // Longer than the TTL: the sending time of the acquire proves nothing any more.
-            std::thread::sleep(Duration::from_millis(5_100));
-        }
-        grant(verb, body)
-    });
-    let done = run(ovncp(["lock", "k", "--ttl", "5s", "--endpoint", &fake.url(), "--", "true"]));
-    assert_eq!(done.code, Some(0), "{done:?}");
-    assert!(!fake.seen("/renew").is_empty());
-}
-
-#[test]
 fn command_dies_with_a_killed_holder() {
     let fake = Fake::granting();
     let mut running = Running::start(lock(&fake.url(), &["sh", "-c", "echo pid $$; exec sleep 600"]));

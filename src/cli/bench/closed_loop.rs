@@ -17,7 +17,7 @@ use crate::cli::random_id;
 /// What is written: as in the figures that others publish.
 pub(super) const VALUE_BYTES: usize = 256;
 /// One operation may take this long before it counts as an error.
-const OPERATION_TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const OPERATION_TIMEOUT: Duration = Duration::from_secs(10);
 /// After an error, before the next connection.
 pub(super) const RECONNECT_PAUSE: Duration = Duration::from_millis(20);
 const PROGRESS_STEP: Duration = Duration::from_millis(100);

@@ -8,7 +8,7 @@ use std::time::Instant;
 use indicatif::ProgressBar;
 use tokio::task::JoinSet;
 
-use super::closed_loop::{progress, token};
+use super::closed_loop::{OPERATION_TIMEOUT, progress, token};
 use super::target::{PREPARE_PATIENCE, PREPARE_PAUSE};
 use super::wire::{Connection, request};
 use crate::cli::failure::{Exit, Failure};
@@ -76,7 +76,9 @@ impl Turn {
             }
             let node = number as usize % addresses.len();
             let lock = loop {
-                match self.acquire_one(number, &addresses[node], &mut connections[node]).await {
+                let acquired = self.acquire_one(number, &addresses[node], &mut connections[node]);
+                let acquired = tokio::time::timeout(OPERATION_TIMEOUT, acquired).await;
+                match acquired.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
                     Ok(renewal) => break renewal.map(|renewal| HeldLock { node, renewal }),
                     Err(error) if succeeded.elapsed() >= PREPARE_PATIENCE => return Err(error),
                     Err(_) => {

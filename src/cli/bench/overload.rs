@@ -10,7 +10,9 @@ use std::time::{Duration, Instant};
 use hdrhistogram::Histogram;
 use tokio::task::JoinSet;
 
-use super::closed_loop::{self, RECONNECT_PAUSE, Window, histogram, progress, record, write_request};
+use super::closed_loop::{
+    self, OPERATION_TIMEOUT, RECONNECT_PAUSE, Window, histogram, progress, record, write_request,
+};
 use super::report::{Overload, Overloads};
 use super::target::Target;
 use super::wire::Connection;
@@ -120,13 +122,15 @@ async fn client(
             std::io::Result::Ok((open, status))
         };
         let counts = begun >= window.from && begun < window.to;
-        match exchange.await {
+        let exchanged = tokio::time::timeout(OPERATION_TIMEOUT, exchange).await;
+        match exchanged.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into())) {
             Ok((open, status)) => {
                 connection = Some(open);
                 match status {
                     200 if counts => record(&mut tally.succeeded, begun.elapsed()),
                     429 | 503 if counts => record(&mut tally.refused, begun.elapsed()),
                     200 | 429 | 503 => {}
+                    _ if !counts => {}
                     status => {
                         tally.errors += 1;
                         tally.first_error.get_or_insert_with(|| format!("answer {status}"));
@@ -134,8 +138,10 @@ async fn client(
                 }
             }
             Err(error) => {
-                tally.errors += 1;
-                tally.first_error.get_or_insert_with(|| error.to_string());
+                if counts {
+                    tally.errors += 1;
+                    tally.first_error.get_or_insert_with(|| error.to_string());
+                }
                 tokio::time::sleep(RECONNECT_PAUSE).await;
             }
         }

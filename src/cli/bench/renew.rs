@@ -11,7 +11,7 @@ use hdrhistogram::Histogram;
 use tokio::task::JoinSet;
 
 use super::BenchArgs;
-use super::closed_loop::{RECONNECT_PAUSE, Window, histogram, progress, record};
+use super::closed_loop::{OPERATION_TIMEOUT, RECONNECT_PAUSE, Window, histogram, progress, record};
 use super::held::{HeldLock, hold};
 use super::report::Renewals;
 use super::target::Target;
@@ -113,7 +113,8 @@ impl Renewer {
                 }
                 tokio::time::sleep_until(due.into()).await;
                 let renewed = renew(lock, &self.addresses[lock.node], &mut connections[lock.node]);
-                match renewed.await {
+                let renewed = tokio::time::timeout(OPERATION_TIMEOUT, renewed).await;
+                match renewed.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
                     Ok(()) if due >= self.window.from => record(&mut tally.lateness, due.elapsed()),
                     Ok(()) => {}
                     Err(error) => {

@@ -72,7 +72,9 @@ async fn write_that_may_have_happened_ends_as_unknown_whatever_came_after() {
         Err(Error::Unknown { idempotency_key: Some(key), .. }) => assert_eq!(key, "mine"),
         other => panic!("{other:?}: {:?}", fake.seen()),
     }
-    for (code, status) in [("outcome_unknown", 504), ("node_stopped", 503), ("", 502)] {
+    for (code, status) in
+        [("outcome_unknown", 504), ("node_stopped", 503), ("", 502), ("internal_error", 500)]
+    {
         let fake = Fake::always(status, json!({ "code": code })).await;
         let client = builder(&[&fake]).deadline(Duration::from_millis(300)).build().unwrap();
         let ended = client.call(&Call::post(["x"])).await;
@@ -81,6 +83,14 @@ async fn write_that_may_have_happened_ends_as_unknown_whatever_came_after() {
         let ended = client.call(&Call::get(["x"])).await;
         assert!(!matches!(ended, Ok(_) | Err(Error::Unknown { .. })), "{code}: {ended:?}");
     }
+}
+
+/// Followed, a redirected write would become a read that succeeds.
+#[tokio::test]
+async fn redirect_is_no_success() {
+    let fake = Fake::always(302, json!({})).await;
+    let ended = client(&[&fake]).call(&Call::post(["x"])).await;
+    assert!(matches!(ended, Err(Error::Protocol(_))), "{ended:?}");
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! A node that answers as it is told to and remembers what it was asked.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::Router;
@@ -9,6 +9,7 @@ use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::response::Response;
 use serde_json::{Value, json};
+use tokio::sync::watch;
 
 use crate::client::{Builder, Client};
 
@@ -45,7 +46,7 @@ type Rule = dyn Fn(&Seen) -> Answer + Send + Sync;
 pub(super) struct Fake {
     addr: SocketAddr,
     rule: Arc<Rule>,
-    seen: Arc<Mutex<Vec<Seen>>>,
+    seen: Arc<watch::Sender<Vec<Seen>>>,
 }
 
 impl Fake {
@@ -68,7 +69,7 @@ impl Fake {
     }
 
     pub(super) fn seen(&self) -> Vec<Seen> {
-        self.seen.lock().unwrap().clone()
+        self.seen.borrow().clone()
     }
 
     /// Those whose path ends so.
@@ -78,13 +79,10 @@ impl Fake {
 
     /// Waits until so many such requests have come.
     pub(super) async fn until_asked(&self, verb: &str, times: usize) {
-        let come = async {
-            while self.asked(verb).len() < times {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        };
-        let came = tokio::time::timeout(PATIENCE, come).await;
-        assert!(came.is_ok(), "{verb} was not asked {times} times: {:?}", self.seen());
+        let mut all = self.seen.subscribe();
+        let come = all.wait_for(|all| all.iter().filter(|seen| seen.path.ends_with(verb)).count() >= times);
+        let came = tokio::time::timeout(PATIENCE, come).await.is_ok();
+        assert!(came, "{verb} was not asked {times} times: {:?}", self.seen());
     }
 }
 
@@ -99,12 +97,11 @@ async fn answer(State(fake): State<Fake>, request: Request) -> Response {
         header("last-event-id"),
     );
     let body = serde_json::from_slice(&bytes).unwrap_or_default();
-    let seen = {
-        let mut all = fake.seen.lock().unwrap();
-        let seen = Seen { path, key, min_index, last_event_id, body, at: Instant::now(), number: all.len() };
+    let mut seen = Seen { path, key, min_index, last_event_id, body, at: Instant::now(), number: 0 };
+    fake.seen.send_modify(|all| {
+        seen.number = all.len();
         all.push(seen.clone());
-        seen
-    };
+    });
     let response = Response::builder();
     match (fake.rule)(&seen) {
         Answer::Json(204, _) => response.status(204).body(Body::empty()).unwrap(),
