@@ -81,7 +81,7 @@ impl Edge {
         let in_flight = InFlight::new(&self.metrics);
         let request_id = self.request_id(request.headers());
         request.extensions_mut().insert(Remote(remote));
-        let mut response = self.guarded(request, &request_id).await;
+        let mut response = self.guarded(request, &request_id, began).await;
         if let Some(code) = complete_problem(&mut response, &request_id) {
             self.metrics.problem(code);
         }
@@ -93,7 +93,12 @@ impl Edge {
         Ok(response)
     }
 
-    async fn guarded<B>(&self, request: Request<B>, request_id: &HeaderValue) -> Response<Body>
+    async fn guarded<B>(
+        &self,
+        request: Request<B>,
+        request_id: &HeaderValue,
+        began: Instant,
+    ) -> Response<Body>
     where
         B: HttpBody<Data = axum::body::Bytes> + Send + 'static,
         B::Error: Into<axum::BoxError>,
@@ -109,20 +114,20 @@ impl Edge {
         };
         let span = span(&request, request_id);
         let mut router = self.router.clone();
-        let began = Instant::now();
         let handled = AssertUnwindSafe(async move { router.call(request).await }).catch_unwind();
-        // Without a subscriber, as in a program that logs nothing, no wrapper is needed.
-        let handled = if span.is_disabled() { handled.await } else { handled.instrument(span.clone()).await };
-        let _entered = span.enter();
-        match handled {
-            Ok(Ok(response)) => {
-                let took_us = began.elapsed().as_micros();
-                tracing::debug!(status = response.status().as_u16(), took_us, "answered");
-                response
+        let handled = async move {
+            match handled.await {
+                Ok(Ok(response)) => {
+                    let (status, took_us) = (response.status().as_u16(), began.elapsed().as_micros());
+                    tracing::debug!(status, took_us, "answered");
+                    response
+                }
+                Ok(Err(never)) => match never {},
+                Err(panic) => axum::response::IntoResponse::into_response(panicked(panic.as_ref())),
             }
-            Ok(Err(never)) => match never {},
-            Err(panic) => axum::response::IntoResponse::into_response(panicked(panic.as_ref())),
-        }
+        };
+        // Without a subscriber, as in a program that logs nothing, no wrapper is needed.
+        if span.is_disabled() { handled.await } else { handled.instrument(span).await }
     }
 
     fn too_many(&self) -> ApiError {

@@ -11,7 +11,8 @@ use utoipa::{IntoParams, ToSchema};
 use super::error::{ApiError, Code};
 use super::events::Cause;
 use super::extract::{
-    Admin, ConsistencyParam, Fresh, IdempotencyKey, JsonBody, Query, Segment, cursor, from_cursor, page_limit,
+    Admin, ConsistencyParam, Fresh, IdempotencyKey, JsonBody, Query, Segment, cut, from_text_cursor,
+    page_limit,
 };
 use super::locks::{
     AcquireRequest, ForceReleaseRequest, ForceReleased, LockHolder, LockWaiter, Mode, ReleaseRequest,
@@ -19,7 +20,7 @@ use super::locks::{
 };
 use super::sse::{self, LastEventId, Lens, Text};
 use super::{App, At, Shared};
-use crate::services::elections::{Candidacy, NAME_BYTES_MAX, key_of, name_of};
+use crate::services::elections::{NAME_BYTES_MAX, key_of, name_of};
 use crate::services::events::{Kept, Watcher};
 use crate::services::locks::Held;
 use crate::wall_clock;
@@ -158,18 +159,8 @@ pub async fn campaign(
         metadata: value,
     };
     let ask = ask.into_ask(Vec::new(), retry)?;
-    let candidacy = Candidacy {
-        name: name.clone(),
-        candidate: ask.owner,
-        value: ask.metadata,
-        secret: ask.secret,
-        ttl: ask.ttl,
-        wait: ask.wait,
-        term_max: ask.hold_max,
-        retry: ask.retry,
-    };
-    let waits = candidacy.wait > Millis(0);
-    let campaign = app.elections.campaign(candidacy);
+    let waits = ask.wait > Millis(0);
+    let campaign = app.elections.campaign(&name, ask);
     let held = app.unless_draining(waits, campaign).await.map_err(|error| refused(error, &name))?;
     Ok(Term::new(name, held))
 }
@@ -364,16 +355,14 @@ pub async fn list(
     fresh: Fresh,
 ) -> Result<At<ElectionPage>, ApiError> {
     let limit = page_limit(query.limit)?;
-    let after = from_cursor(query.cursor.as_deref())?.map(String::from_utf8).transpose();
-    let after = after.map_err(|_| ApiError::new(Code::MalformedRequest, "the cursor is none of ours"))?;
+    let after = from_text_cursor(query.cursor.as_deref())?;
     let prefix = query.prefix.unwrap_or_default();
     let freshness = fresh.with(query.consistency);
     // One more than asked tells whether there is a next page.
     let found =
         app.elections.list(&prefix, after.as_deref(), limit + 1, CANDIDATES_LISTED_MAX, freshness).await?;
     let (index, (now, mut views)) = found;
-    let more = views.len() > limit;
-    views.truncate(limit);
+    let next_cursor = cut(&mut views, limit, |view| name_of(&view.key).unwrap_or_default().as_bytes());
     let elections: Vec<_> = views
         .into_iter()
         .filter_map(|view| {
@@ -381,7 +370,6 @@ pub async fn list(
             Some(Election::new(&name, Some(view), now, &app))
         })
         .collect();
-    let next_cursor = elections.last().filter(|_| more).map(|last| cursor(last.name.as_bytes()));
     Ok(At(index, ElectionPage { count: elections.len(), elections, next_cursor }))
 }
 

@@ -285,6 +285,20 @@ pub fn from_cursor(cursor: Option<&str>) -> Result<Option<Vec<u8>>, ApiError> {
         .transpose()
 }
 
+/// A [`cursor`] that is text.
+pub fn from_text_cursor(cursor: Option<&str>) -> Result<Option<String>, ApiError> {
+    from_cursor(cursor)?.map(String::from_utf8).transpose().map_err(|_| {
+        ApiError::new(Code::MalformedRequest, "the cursor is none of ours").with("field", "cursor")
+    })
+}
+
+/// Cuts off the one more than `limit` that was asked for; says where the next page begins, if there is one.
+pub fn cut<T>(found: &mut Vec<T>, limit: usize, name: impl FnOnce(&T) -> &[u8]) -> Option<String> {
+    let more = found.len() > limit;
+    found.truncate(limit);
+    found.last().filter(|_| more).map(|last| cursor(name(last)))
+}
+
 /// `Idempotency-Key`, with the caller, method and path it is scoped by.
 pub struct IdempotencyKey(Option<Box<Scoped>>);
 
@@ -402,10 +416,21 @@ mod tests {
     }
 
     #[test]
+    fn page_ends_where_the_next_begins() {
+        let mut found = vec!["a", "b", "c"];
+        assert_eq!(cut(&mut found, 2, |name| name.as_bytes()), Some(cursor(b"b")));
+        assert_eq!(
+            (found.as_slice(), cut(&mut found.clone(), 2, |name| name.as_bytes())),
+            (&["a", "b"][..], None)
+        );
+    }
+
+    #[test]
     fn cursors_come_back_or_are_refused() {
         assert_eq!(from_cursor(Some(&cursor(b"a:b\xff"))).unwrap().as_deref(), Some(&b"a:b\xff"[..]));
         assert!(from_cursor(Some("")).is_err());
         assert!(from_cursor(Some("!")).is_err());
+        assert!(from_text_cursor(Some(&cursor(b"\xff"))).unwrap_err().fields.contains_key("field"));
         assert_eq!(from_cursor(None).unwrap(), None);
     }
 }

@@ -13,7 +13,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::error::{ApiError, Code};
 use super::extract::{
-    BinarySegment, ConsistencyParam, Fresh, IdempotencyKey, Query, cursor, from_cursor, page_limit, read_body,
+    BinarySegment, ConsistencyParam, Fresh, IdempotencyKey, Query, cut, from_cursor, page_limit, read_body,
 };
 use super::{At, INDEX, Shared};
 use crate::services::registers::Value;
@@ -251,9 +251,7 @@ pub async fn list(
     // One more than asked tells whether there is a next page.
     let (index, (now, mut metas)) =
         app.registers.list(prefix.as_bytes(), after.as_deref(), limit + 1, freshness).await?;
-    let more = metas.len() > limit;
-    metas.truncate(limit);
-    let next_cursor = metas.last().filter(|_| more).map(|last| cursor(&last.key));
+    let next_cursor = cut(&mut metas, limit, |meta| &meta.key);
     let keys: Vec<_> = metas.into_iter().map(|meta| KvEntry::new(meta, now)).collect();
     Ok(At(index, KvPage { count: keys.len(), keys, next_cursor }))
 }

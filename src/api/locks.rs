@@ -13,7 +13,8 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::error::{ApiError, Code};
 use super::extract::{
-    Admin, ConsistencyParam, Fresh, IdempotencyKey, JsonBody, Query, Segment, cursor, from_cursor, page_limit,
+    Admin, ConsistencyParam, Fresh, IdempotencyKey, JsonBody, Query, Segment, cut, from_text_cursor,
+    page_limit,
 };
 use super::{App, At, INDEX, Shared};
 use crate::services::elections;
@@ -535,16 +536,13 @@ pub async fn list(
     fresh: Fresh,
 ) -> Result<At<LockPage>, ApiError> {
     let limit = page_limit(query.limit)?;
-    let after = from_cursor(query.cursor.as_deref())?.map(String::from_utf8).transpose();
-    let after = after.map_err(|_| ApiError::new(Code::MalformedRequest, "the cursor is none of ours"))?;
+    let after = from_text_cursor(query.cursor.as_deref())?;
     let prefix = query.prefix.unwrap_or_default();
     let freshness = fresh.with(query.consistency);
     // One more than asked tells whether there is a next page.
     let (index, (now, mut views)) =
         app.locks.list(&prefix, after.as_deref(), limit + 1, QUEUE_LISTED_MAX, freshness).await?;
-    let more = views.len() > limit;
-    views.truncate(limit);
-    let next_cursor = views.last().filter(|_| more).map(|last| cursor(last.key.as_bytes()));
+    let next_cursor = cut(&mut views, limit, |view| view.key.as_bytes());
     let locks: Vec<_> = views.into_iter().map(|view| Lock::new(view, now, &app)).collect();
     Ok(At(index, LockPage { count: locks.len(), locks, next_cursor }))
 }

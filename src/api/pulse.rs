@@ -58,28 +58,23 @@ mod tests {
 
     use super::*;
 
-    async fn until(condition: impl Fn() -> bool) {
-        let looked = async {
-            while !condition() {
-                tokio::time::sleep(Duration::from_millis(1)).await;
-            }
-        };
-        tokio::time::timeout(Duration::from_secs(60), looked).await.expect("within a minute");
-    }
-
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_probe_that_hangs_lets_the_pulse_grow_old_until_it_returns() {
+        let second = Duration::from_secs(1);
         let pulse = Pulse::new();
-        // Three probes find a permit, the fourth hangs.
+        // Three probes find a permit, at 0, 1 and 2 s; the fourth hangs.
         let gate = Arc::new(Semaphore::new(3));
         let probe = {
             let gate = Arc::clone(&gate);
             async move || gate.acquire().await.expect("open").forget()
         };
-        let feeling = tokio::spawn(pulse.clone().feel(Duration::from_millis(1), probe));
-        until(|| gate.available_permits() == 0 && pulse.age() > Duration::from_millis(100)).await;
-        gate.add_permits(1_000_000);
-        until(|| pulse.age() < Duration::from_millis(50)).await;
+        let feeling = tokio::spawn(pulse.clone().feel(second, probe));
+        tokio::time::sleep(10 * second).await;
+        assert_eq!(gate.available_permits(), 0);
+        assert!((7 * second..9 * second).contains(&pulse.age()), "{:?}", pulse.age());
+        gate.add_permits(1);
+        tokio::time::sleep(second / 2).await;
+        assert!(pulse.age() <= second, "{:?}", pulse.age());
         feeling.abort();
     }
 }

@@ -12,7 +12,6 @@ use ovncp_state::view::LockView;
 use ovncp_state::{FencingToken, LogIndex, Millis, RequestKey};
 
 use super::ServiceError;
-use super::idempotency::Retryable;
 use super::locks::{Ask, Held, Locks};
 use super::reads::Freshness;
 
@@ -39,27 +38,6 @@ pub struct Elections {
     locks: Locks,
 }
 
-/// One who wants to lead.
-#[derive(Clone, Debug)]
-pub struct Candidacy {
-    /// Which election.
-    pub name: String,
-    /// Who, for people.
-    pub candidate: String,
-    /// JSON text that others read once it leads.
-    pub value: Option<String>,
-    /// Proof of leading brought by the candidate, or made here.
-    pub secret: Option<String>,
-    /// Lease of the term.
-    pub ttl: Millis,
-    /// How long to wait for the term before to end; 0 tries once.
-    pub wait: Millis,
-    /// Time that renewal cannot pass.
-    pub term_max: Option<Millis>,
-    /// Identity of a request that may be tried again.
-    pub retry: Option<Retryable>,
-}
-
 impl Elections {
     /// Elections on top of locks.
     #[must_use]
@@ -67,20 +45,10 @@ impl Elections {
         Self { locks }
     }
 
-    /// Waits for a term. Dropping the future is how a candidate goes away: see [`Locks::acquire`].
-    pub async fn campaign(&self, candidacy: Candidacy) -> Result<Held, ServiceError> {
-        let ask = Ask {
-            keys: vec![key_of(&candidacy.name)],
-            mode: LockMode::Exclusive,
-            owner: candidacy.candidate,
-            secret: candidacy.secret,
-            ttl: candidacy.ttl,
-            wait: candidacy.wait,
-            hold_max: candidacy.term_max,
-            metadata: candidacy.value,
-            retry: candidacy.retry,
-        };
-        self.locks.acquire(ask).await
+    /// Waits for a term of `name`. Of `ask` the owner is the candidate and the metadata its value; keys and mode are
+    /// set here. Dropping the future is how a candidate goes away: see [`Locks::acquire`].
+    pub async fn campaign(&self, name: &str, ask: Ask) -> Result<Held, ServiceError> {
+        self.locks.acquire(Ask { keys: vec![key_of(name)], mode: LockMode::Exclusive, ..ask }).await
     }
 
     /// Extends a term.

@@ -15,13 +15,14 @@ use std::task::Poll;
 use std::time::Duration;
 
 use futures_util::FutureExt;
+use ovncp_state::command::LockMode;
 use ovncp_state::{FencingToken, Millis, Refusal};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::ServiceError;
-use super::elections::{Candidacy, Elections};
-use super::locks::{Held, WAIT_MS_MAX};
+use super::elections::Elections;
+use super::locks::{Ask, Held, WAIT_MS_MAX};
 use crate::client::Lease;
 
 /// Pause after something went wrong: the first, and the longest after many in succession.
@@ -98,7 +99,7 @@ impl LeaderTask {
                 biased;
                 // Dropped, the campaign leaves the queue.
                 _ = stop.wait_for(|stop| *stop) => return,
-                campaign = elections.campaign(self.candidacy()) => campaign,
+                campaign = elections.campaign(&self.name, self.ask()) => campaign,
             };
             let well = match campaign {
                 Ok(held) => self.term(&elections, held, sent, &mut stop, &job).await,
@@ -114,15 +115,16 @@ impl LeaderTask {
         }
     }
 
-    fn candidacy(&self) -> Candidacy {
-        Candidacy {
-            name: self.name.clone(),
-            candidate: self.candidate.clone(),
-            value: None,
+    fn ask(&self) -> Ask {
+        Ask {
+            keys: Vec::new(),
+            mode: LockMode::Exclusive,
+            owner: self.candidate.clone(),
             secret: None,
             ttl: Millis(u64::try_from(self.ttl.as_millis()).unwrap_or(u64::MAX)),
             wait: Millis(WAIT_MS_MAX),
-            term_max: None,
+            hold_max: None,
+            metadata: None,
             retry: None,
         }
     }
@@ -146,9 +148,18 @@ impl LeaderTask {
             // Elected after a long wait: what the sending of the campaign proves is nearly over. Nothing relies on
             // the term yet.
             let now = Lease::new(std::time::Instant::now(), self.ttl);
-            match self.renewed(elections, &held.secret, now).await {
-                Some(renewed) => lease = renewed,
-                None => return false,
+            let renewed = tokio::select! {
+                biased;
+                _ = stop.wait_for(|stop| *stop) => Err(End::Stopped),
+                renewed = self.renewed(elections, &held.secret, now) => renewed.ok_or(End::Lost),
+            };
+            match renewed {
+                Ok(renewed) => lease = renewed,
+                Err(end) => {
+                    // Kept, it would be in everybody's way until its lease ends.
+                    self.over(elections, &held.secret, token, &end).await;
+                    return end != End::Lost;
+                }
             }
         }
         tracing::info!(task = self.name, %token, "this node does the work of the cluster");

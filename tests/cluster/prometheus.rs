@@ -318,7 +318,7 @@ async fn check_no_failed_scrape(prometheus: &Prometheus, targets: &[String], kil
 }
 
 #[test]
-fn alert_rules_are_valid_and_do_what_they_say() {
+fn alert_rules_are_valid_and_name_real_metrics() {
     if !is_installed("promtool") {
         return;
     }

@@ -25,7 +25,7 @@ declare! {
         night "A member that should not be there: DELETE /api/v1/cluster/nodes/{id}.";
     LEADER = Gauge "ovncp_cluster_leader" {node_id} in "1",
         "1 for the leader as this node knows it; absent while it knows none.",
-        night "Absent everywhere: fewer than a majority of the voters can reach each other.";
+        night "Absent everywhere, or ovncp_raft_quorum_ack_age_seconds growing on the leader: fewer than a majority of the voters can reach each other.";
     CLOCK = Gauge "ovncp_cluster_clock_seconds" {} in "seconds",
         "Cluster time that leases live by, as of the last applied entry; stands still without a leader and without leases.",
         night "Standing still while locks are held: there is no leader, or this node lags.";
@@ -55,7 +55,7 @@ declare! {
         "1 for what this node is: leader, follower, candidate (no leader known), learner, starting or stopped.",
         night "stopped: ovncp status and the log say why (disk, removed, damaged). candidate for long: no majority.";
     IS_LEADER = Gauge "ovncp_raft_is_leader" {} in "1",
-        "1 when this node leads.", night "The sum over nodes is 1; 0 for more than seconds is an outage of writes.";
+        "1 when this node leads.", night "The sum over nodes is 1; 0 for more than seconds is an outage of writes. A leader whose ovncp_raft_quorum_ack_age_seconds grows has no majority: writes fail there too.";
     TERM = Gauge "ovncp_raft_term" {} in "term",
         "Raft term.", night "Climbing: elections. Look at disk latency, CPU starvation and the network between peers.";
     LAST_LOG = Gauge "ovncp_raft_last_log_index" {} in "entries",

@@ -99,7 +99,8 @@ impl HttpMetrics {
     #[must_use]
     pub fn route(&self, method: &Method, path: &str) -> Route {
         let other = self.templates.len() - 1;
-        let template = self.templates[..other].iter().position(|template| template.fits(path));
+        let parts = path.bytes().filter(|byte| *byte == b'/').count();
+        let template = self.templates[..other].iter().position(|template| template.fits(path, parts));
         let method = METHODS.iter().position(|known| *known == method.as_str());
         Route { template: template.unwrap_or(other), method: method.unwrap_or(METHODS.len() - 1) }
     }
@@ -171,15 +172,13 @@ impl Template {
         }
     }
 
-    fn fits(&self, path: &str) -> bool {
-        let mut given = path.split('/').skip(1);
-        let fit = self.segments.iter().all(|segment| {
-            given.next().is_some_and(|part| match segment {
+    /// Compared from the end, where templates differ most. `parts` is the number of slashes in the path.
+    fn fits(&self, path: &str, parts: usize) -> bool {
+        self.segments.len() == parts
+            && self.segments.iter().rev().zip(path.rsplit('/')).all(|(segment, part)| match segment {
                 Some(fixed) => fixed == part,
                 None => !part.is_empty(),
             })
-        });
-        fit && given.next().is_none()
     }
 }
 
