@@ -1,1 +1,2 @@
 //! Comes with its own part.
+pub mod clock;
