@@ -1,23 +1,15 @@
 //! `elections`: who leads what, and leading from a shell.
 
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use ovncp::client::{Call, Client, Error, Lease};
+use ovncp::client::{Call, Client, Error, Holder, Term};
 use serde_json::{Value, json};
-use tokio::signal::unix::{SignalKind, signal};
 
 use super::failure::{Exit, Failure, Outcome};
-use super::lock::default_owner;
 use super::output::{Format, fields, print_line, table, text};
-use super::{random_id, watch};
-
-/// One request waits at most so long (proxies cut at 50 s); a longer wait is several of them.
-const WAIT_CHUNK_MAX: Duration = Duration::from_secs(40);
-/// Time to give a term back at the end; its TTL does it otherwise.
-const RESIGN_TIME: Duration = Duration::from_secs(3);
-/// Between two tries of a renewal.
-const RENEW_PAUSE: Duration = Duration::from_millis(200);
+use super::watch;
+use super::work::{Held, Signals, Work, default_name, exit_code};
 
 /// Show, observe and hold named elections.
 #[derive(Debug, clap::Args)]
@@ -27,8 +19,11 @@ Examples:
   ovncp elections show scheduler
   ovncp elections observe scheduler           who leads, as it changes; says when nobody does
   ovncp elections campaign scheduler          wait, lead until Ctrl-C, then resign
+  ovncp elections campaign scheduler --wait 1h -- ./scheduler.sh
 
-campaign ends with 5 when the election was not won in time, and with 6 when the term was lost.")]
+campaign ends with 5 when the election was not won in time, and with 6 when the term was lost. A command after `--` runs
+as under `ovncp lock`: it sees OVNCP_ELECTION and OVNCP_FENCING_TOKEN, its exit code is the result, and when the term is
+lost its whole process group is ended before the next leader can be elected.")]
 pub(crate) struct ElectionsArgs {
     #[command(subcommand)]
     command: ElectionsCommand,
@@ -55,7 +50,7 @@ enum ElectionsCommand {
         /// Name of the election
         name: String,
     },
-    /// Wait to lead, then lead until Ctrl-C or SIGTERM
+    /// Wait to lead, then lead until Ctrl-C or SIGTERM, or while a command runs
     Campaign(CampaignArgs),
     /// End a term begun with `campaign --once`
     Resign {
@@ -84,8 +79,14 @@ struct CampaignArgs {
     #[arg(long, default_value = "30s", value_parser = humantime::parse_duration)]
     wait: Duration,
     /// Show the term and its secret and end; it is yours for the TTL
-    #[arg(long)]
+    #[arg(long, conflicts_with = "command")]
     once: bool,
+    /// With a command: say nothing but errors
+    #[arg(short, long)]
+    quiet: bool,
+    /// The command to run while leading, and its arguments; without one nothing but leading is done
+    #[arg(last = true, value_name = "CMD")]
+    command: Vec<String>,
 }
 
 fn path<'a>(rest: &[&'a str]) -> Vec<&'a str> {
@@ -107,8 +108,10 @@ pub(crate) async fn run(args: ElectionsArgs, client: &Client, format: Format) ->
         }
         ElectionsCommand::Campaign(args) => return campaign(&args, client, format).await,
         ElectionsCommand::Resign { name, secret } => {
-            let call = Call::post(path(&[&name, "resign"])).json(&json!({"secret": secret}));
-            client.call(&call).await.map_err(|error| failure(error, &name))?;
+            client.election(&name).resign(&secret).await.map_err(|error| match error {
+                Error::NotHolder(problem) => Failure::new(Exit::LockLost, problem.to_string()),
+                other => other.into(),
+            })?;
             format.print(&json!({"name": name, "resigned": true}), |_| "resigned".to_owned())?;
         }
     }
@@ -181,46 +184,59 @@ fn observed(kind: &str, data: &Value) -> String {
     format!("{} leads, token {}{value}", of_leader("candidate"), of_leader("fencing_token"))
 }
 
-/// A term that this process holds.
-struct Term {
-    shown: Value,
-    secret: String,
-    lease: Lease,
-}
-
 async fn campaign(args: &CampaignArgs, client: &Client, format: Format) -> Outcome {
-    let listen = |kind| signal(kind).map_err(|e| Failure::io("listen to signals", &e));
-    let (mut interrupt, mut terminate) = (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
-    let mut stopped = std::pin::pin!(async move {
-        tokio::select! { _ = interrupt.recv() => 130, _ = terminate.recv() => 143 }
-    });
-    let mut term = tokio::select! {
-        term = won(args, client) => term?,
-        // What was won meanwhile ends with its TTL at the latest.
-        code = &mut stopped => return Ok(ExitCode::from(code)),
+    let mut signals = Signals::new()?;
+    let value = args.value.as_ref().map(|text| serde_json::from_str(text).unwrap_or_else(|_| json!(text)));
+    let campaign = client
+        .election(&args.name)
+        .campaign()
+        .candidate(args.candidate.clone().unwrap_or_else(default_name))
+        .ttl(args.ttl)
+        .wait(args.wait);
+    let campaign = match value {
+        Some(value) => campaign.value(value),
+        None => campaign,
     };
     if args.once {
-        format.print(&term.shown, term_table)?;
+        let term = tokio::select! {
+            term = campaign.win() => term.map_err(|error| not_elected(args, error))?,
+            // What was won meanwhile ends with its TTL at the latest.
+            number = signals.next() => return Ok(exit_code(128 + number)),
+        };
+        format.print(&shown(&term), term_table)?;
         return Ok(ExitCode::SUCCESS);
     }
-    term.shown.as_object_mut().map(|shown| shown.remove("secret"));
-    match format {
-        Format::Table => {
-            print_line(&format!("leading {}, token {}", args.name, text(&term.shown, "fencing_token")))
+    let leadership = tokio::select! {
+        leadership = campaign.lead() => leadership.map_err(|error| not_elected(args, error))?,
+        number = signals.next() => return Ok(exit_code(128 + number)),
+    };
+    let token = leadership.fencing_token();
+    let won = json!({
+        "name": args.name, "candidate": leadership.candidate(), "fencing_token": token.to_string(),
+    });
+    let line = format!("leading {}, token {token}", args.name);
+    let work = Work::new(&args.name, Held::Term(leadership), signals);
+    if args.command.is_empty() {
+        match format {
+            Format::Table => print_line(&line),
+            other => other.print(&won, term_table)?,
         }
-        other => other.print(&term.shown, term_table)?,
+        return work.idle().await;
     }
-    loop {
-        tokio::select! {
-            _ = &mut stopped => break,
-            renewed = kept(args, client, &term) => term.lease = renewed?,
-        }
+    if !args.quiet {
+        eprintln!("ovncp: {line}");
     }
-    let call = Call::post(path(&[&args.name, "resign"])).json(&json!({"secret": term.secret}));
-    match client.call(&call.deadline(RESIGN_TIME)).await {
-        Ok(_) => Ok(ExitCode::SUCCESS),
-        Err(error) => Err(failure(error, &args.name).help("the term ends by itself within its TTL")),
-    }
+    work.run(&args.command, &[("OVNCP_ELECTION", &args.name)]).await
+}
+
+fn shown(term: &Term) -> Value {
+    json!({
+        "name": term.name,
+        "candidate": term.candidate,
+        "fencing_token": term.fencing_token.to_string(),
+        "ttl_ms": u64::try_from(term.lease.ttl().as_millis()).unwrap_or(u64::MAX),
+        "secret": term.secret,
+    })
 }
 
 fn term_table(term: &Value) -> String {
@@ -228,90 +244,22 @@ fn term_table(term: &Value) -> String {
     fields(&rows.map(|field| (field, text(term, field))))
 }
 
-/// Campaigns as long as `--wait` says.
-async fn won(args: &CampaignArgs, client: &Client) -> Result<Term, Failure> {
-    let (begun, secret) = (Instant::now(), random_id());
-    let value = args.value.as_ref().map(|text| serde_json::from_str(text).unwrap_or_else(|_| json!(text)));
-    let candidate = args.candidate.clone().unwrap_or_else(default_owner);
-    loop {
-        let wait = args.wait.saturating_sub(begun.elapsed()).min(WAIT_CHUNK_MAX);
-        let body = json!({
-            "candidate": candidate, "value": value, "ttl_ms": millis(args.ttl), "wait_ms": millis(wait),
-            "secret": secret,
-        });
-        let call = Call::post(path(&[&args.name, "campaign"])).json(&body).waits(wait);
-        let sent = Instant::now();
-        match client.json::<Value>(&call).await {
-            Ok(shown) => {
-                let lease = Lease::new(sent, args.ttl);
-                let mut term = Term { shown, secret, lease };
-                if Instant::now() >= lease.renew_at() {
-                    // Won after a long wait: what the sending proves is nearly over, and nothing relies on it yet.
-                    term.lease = Lease::new(Instant::now(), args.ttl);
-                    term.lease = renewed(args, client, &term).await?;
-                }
-                return Ok(term);
-            }
-            Err(error) if is_no_win_yet(&error) && begun.elapsed() < args.wait => {
-                // Refused before its wait was over: not at once again.
-                if sent.elapsed() < wait {
-                    tokio::time::sleep(RENEW_PAUSE).await;
-                }
-            }
-            Err(error) => return Err(failure(error, &args.name)),
-        }
-    }
-}
-
-/// Renews when it is time to.
-async fn kept(args: &CampaignArgs, client: &Client, term: &Term) -> Result<Lease, Failure> {
-    tokio::time::sleep_until(term.lease.renew_at().into()).await;
-    renewed(args, client, term).await
-}
-
-/// Renews, as often as it takes until the term counts as lost.
-async fn renewed(args: &CampaignArgs, client: &Client, term: &Term) -> Result<Lease, Failure> {
-    let renew = async {
-        loop {
-            let call = Call::post(path(&[&args.name, "renew"])).json(&json!({"secret": term.secret}));
-            let (sent, time) = (Instant::now(), args.ttl / 6);
-            match client.json::<Value>(&call.try_timeout(time).deadline(time)).await {
-                Ok(renewed) => {
-                    let ttl = renewed["ttl_ms"].as_u64().map_or(args.ttl, Duration::from_millis);
-                    return Ok(Lease::new(sent, ttl));
-                }
-                Err(error) if error.code() == Some("not_leader") => return Err(failure(error, &args.name)),
-                Err(_) => tokio::time::sleep(RENEW_PAUSE.min(time)).await,
-            }
-        }
+fn not_elected(args: &CampaignArgs, error: Error) -> Failure {
+    let late = |leader: &Option<Holder>| {
+        let by = leader.as_ref().map_or_else(String::new, |leader| format!(": {} leads", leader.owner));
+        let waited = humantime::format_duration(args.wait);
+        Failure::new(Exit::NotAcquired, format!("the election {} was not won within {waited}{by}", args.name))
+            .help("wait longer with --wait, or look at it with `ovncp elections show`")
     };
-    tokio::time::timeout_at(term.lease.lost_at().into(), renew).await.unwrap_or_else(|_| {
-        let words = format!("the term of {} could not be renewed in time", args.name);
-        Err(Failure::new(Exit::LockLost, words))
-    })
-}
-
-/// As for a lock: a term that was won and lost before we heard of it, or a wait that a node gave up, is no win.
-fn is_no_win_yet(error: &Error) -> bool {
-    matches!(error.code(), Some("election_held" | "election_timeout" | "term_lost" | "wait_cancelled"))
-}
-
-fn failure(error: Error, name: &str) -> Failure {
-    match error.code() {
-        Some("election_held" | "election_timeout") => {
-            let leader =
-                error.problem().and_then(|problem| problem.fields.get("leader")?["candidate"].as_str());
-            let by = leader.map_or_else(String::new, |leader| format!(": {leader} leads"));
-            Failure::new(Exit::NotAcquired, format!("the election {name} was not won in time{by}"))
-                .help("wait longer with --wait, or look at it with `ovncp elections show`")
+    match &error {
+        Error::ElectionHeld { leader, .. } | Error::ElectionTimeout { leader, .. } => late(leader),
+        Error::LockLost(_) => late(&None),
+        // Won, and over before anything ran under it.
+        Error::NotHolder(problem) => {
+            Failure::new(Exit::LockLost, format!("the term was lost: {problem}")).help("nothing was run")
         }
-        Some("not_leader" | "term_lost") => Failure::new(Exit::LockLost, error.to_string()),
         _ => error.into(),
     }
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

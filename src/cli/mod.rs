@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! failure.rs  exit codes and the words that go with them dev/    three nodes on this machine
-//! output.rs   table, JSON, YAML                          lock/   hold a lock around a command
+//! output.rs   table, JSON, YAML                          work/   what runs under a lock or a term
 //! man.rs      manual pages                               bench/  load, measured as a user would
 //! ```
 
@@ -19,6 +19,7 @@ mod man;
 mod output;
 mod serve;
 mod watch;
+mod work;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -49,7 +50,7 @@ Examples:
   ovncp serve --config /etc/ovncp.yaml   run one node
 
 Exit codes: 0 ok, 1 failure, 2 usage or configuration, 3 no endpoint reachable, 4 no quorum,
-            5 lock not acquired in time, 6 lock lost"
+            5 lock or election not won in time, 6 lock or term lost"
 )]
 struct Cli {
     /// How results are printed
@@ -88,7 +89,7 @@ enum Command {
     Completion(CompletionArgs),
     Man(man::ManArgs),
     #[command(hide = true)]
-    ExecUnder(lock::ExecUnderArgs),
+    ExecUnder(work::ExecUnderArgs),
 }
 
 /// Print a completion script for a shell.
@@ -140,7 +141,7 @@ fn run(cli: Cli) -> Outcome {
             Ok(ExitCode::SUCCESS)
         }
         Command::Man(args) => man::run(&args, <Cli as clap::CommandFactory>::command(), format),
-        Command::ExecUnder(args) => lock::exec_under(&args),
+        Command::ExecUnder(args) => work::exec_under(&args),
     }
 }
 

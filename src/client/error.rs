@@ -65,10 +65,31 @@ pub enum Error {
         /// As the server said it.
         problem: Box<Problem>,
     },
-    /// The lock was granted to this request and has been lost since.
+    /// Somebody else leads, and the campaign did not wait.
+    #[error("{problem}")]
+    ElectionHeld {
+        /// Who leads, if anybody does: the candidate is its owner.
+        leader: Option<Holder>,
+        /// How many wait.
+        queue_length: u64,
+        /// As the server said it.
+        problem: Box<Problem>,
+    },
+    /// The election was not won in time.
+    #[error("{problem}")]
+    ElectionTimeout {
+        /// Who leads, if anybody does: the candidate is its owner.
+        leader: Option<Holder>,
+        /// How many wait.
+        queue_length: u64,
+        /// As the server said it.
+        problem: Box<Problem>,
+    },
+    /// The lock, or the term, was granted to this request and has been lost since.
     #[error("{0}")]
     LockLost(Box<Problem>),
-    /// The secret is not that of a holder: the lock was released, it expired, or it is another's.
+    /// The secret is not that of a holder or leader: the lock (the term) was given back, it expired, or it is
+    /// another's.
     #[error("{0}")]
     NotHolder(Box<Problem>),
     /// A fencing token is older than one that was seen.
@@ -132,7 +153,7 @@ pub struct Problem {
     pub fields: Map<String, Value>,
 }
 
-/// Who is in the way of a lock.
+/// Who is in the way of a lock or of a candidate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Holder {
     /// Who.
@@ -178,9 +199,17 @@ impl Problem {
     }
 
     fn holder(&self) -> Option<Holder> {
-        let holder = self.fields.get("holder")?;
+        self.who("holder", "owner")
+    }
+
+    fn leader(&self) -> Option<Holder> {
+        self.who("leader", "candidate")
+    }
+
+    fn who(&self, field: &str, name: &str) -> Option<Holder> {
+        let holder = self.fields.get(field)?;
         Some(Holder {
-            owner: holder.get("owner")?.as_str()?.to_owned(),
+            owner: holder.get(name)?.as_str()?.to_owned(),
             fencing_token: holder.get("fencing_token").and_then(Value::as_str)?.parse().ok()?,
             ttl: Duration::from_millis(holder.get("ttl_ms")?.as_u64()?),
         })
@@ -218,8 +247,18 @@ impl From<Problem> for Error {
                 queue_length: problem.number("queue_length").unwrap_or(0),
                 problem,
             },
-            ("lock_lost", _) => Self::LockLost(problem),
-            ("not_holder", _) => Self::NotHolder(problem),
+            ("election_held", _) => Self::ElectionHeld {
+                leader: problem.leader(),
+                queue_length: problem.number("queue_length").unwrap_or(0),
+                problem,
+            },
+            ("election_timeout", _) => Self::ElectionTimeout {
+                leader: problem.leader(),
+                queue_length: problem.number("queue_length").unwrap_or(0),
+                problem,
+            },
+            ("lock_lost" | "term_lost", _) => Self::LockLost(problem),
+            ("not_holder" | "not_leader", _) => Self::NotHolder(problem),
             ("fenced", _) => Self::Fenced(problem),
             ("revision_mismatch", _) => {
                 Self::RevisionMismatch { current: problem.number("current_revision"), problem }
@@ -248,6 +287,8 @@ impl Error {
             | Self::Unavailable(problem)
             | Self::LockHeld { problem, .. }
             | Self::LockTimeout { problem, .. }
+            | Self::ElectionHeld { problem, .. }
+            | Self::ElectionTimeout { problem, .. }
             | Self::LockLost(problem)
             | Self::NotHolder(problem)
             | Self::Fenced(problem)
@@ -268,11 +309,26 @@ impl Error {
         self.problem().map(|problem| problem.code.as_str()).filter(|code| !code.is_empty())
     }
 
-    /// Whether this proves that the caller does not hold the lock that it asked about.
+    /// Whether this proves that the caller does not hold the lock or the term that it asked about.
     pub(super) fn is_loss(&self) -> bool {
         match self {
             Self::NotHolder(_) | Self::LockLost(_) | Self::Fenced(_) => true,
-            Self::NotFound(problem) => problem.code == "unknown_lock",
+            Self::NotFound(problem) => matches!(problem.code.as_str(), "unknown_lock" | "unknown_election"),
+            _ => false,
+        }
+    }
+
+    /// Whether one who still waits asks again.
+    pub(super) fn is_not_yet(&self) -> bool {
+        match self {
+            Self::LockTimeout { .. }
+            | Self::LockHeld { .. }
+            | Self::ElectionTimeout { .. }
+            | Self::ElectionHeld { .. } => true,
+            // Granted to an earlier try and gone before we heard of it: as good as not granted.
+            Self::LockLost(_) => true,
+            // The node through which it waited was given up.
+            Self::Refused(problem) => problem.code == "wait_cancelled",
             _ => false,
         }
     }
@@ -302,6 +358,15 @@ mod tests {
         let limit = error(429, &json!({"code": "limit_exceeded", "limit": "waiters", "max": 10}));
         assert!(matches!(limit, Error::Limit { ref limit, max: Some(10), .. } if limit == "waiters"));
         assert!(matches!(error(409, &json!({"code": "not_holder"})), Error::NotHolder(_)));
+        let leader = json!({"candidate": "a", "fencing_token": "7", "ttl_ms": 1_500});
+        let led = error(409, &json!({"code": "election_held", "leader": leader, "queue_length": 3}));
+        assert!(
+            matches!(&led, Error::ElectionHeld { leader: Some(leader), queue_length: 3, .. }
+                if leader.owner == "a"),
+            "{led:?}"
+        );
+        assert!(matches!(error(409, &json!({"code": "not_leader"})), Error::NotHolder(_)));
+        assert!(matches!(error(409, &json!({"code": "term_lost"})), Error::LockLost(_)));
         assert!(matches!(error(412, &json!({"code": "fenced"})), Error::Fenced(_)));
         assert!(matches!(error(404, &json!({"code": "unknown_key"})), Error::NotFound(_)));
         assert!(matches!(error(401, &json!({"code": "unauthorized"})), Error::Denied(_)));

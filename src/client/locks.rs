@@ -1,20 +1,17 @@
 //! Locks: acquire, renew, release, look at.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Value, json};
 
 use super::guard::Guard;
 use super::lease::Lease;
+use super::tenure::{Granted, Renewed, Tenure};
 use super::{Call, Client, Consistency, Error, Page, millis, random_id};
 
-/// The server lets nobody wait longer in one request: proxies in front cut a silent request at 50 s.
-const WAIT_CHUNK_MAX: Duration = Duration::from_secs(40);
-/// Between two requests of one wait, when the first ended before its time.
-const CHUNK_PAUSE: Duration = Duration::from_millis(100);
 /// Lease when none is asked for.
-const TTL_DEFAULT: Duration = Duration::from_secs(30);
+pub(super) const TTL_DEFAULT: Duration = Duration::from_secs(30);
 
 const LOCKS: [&str; 4] = ["api", "v1", "cluster", "locks"];
 
@@ -65,28 +62,12 @@ pub struct Lock {
     pub waited: Duration,
 }
 
-/// A lease that was extended.
-#[derive(Clone, Copy, Debug)]
-pub struct Renewed {
-    /// The lease now.
-    pub lease: Lease,
-    /// Token of the grant, unchanged.
-    pub fencing_token: u64,
-}
-
 #[derive(Deserialize)]
-struct Granted {
+struct GrantedLock {
     #[serde(default)]
     key: Option<String>,
     #[serde(default)]
     keys: Option<Vec<String>>,
-    #[serde(deserialize_with = "number")]
-    fencing_token: u64,
-    ttl_ms: u64,
-}
-
-#[derive(Deserialize)]
-struct RenewedLease {
     #[serde(deserialize_with = "number")]
     fencing_token: u64,
     ttl_ms: u64,
@@ -160,8 +141,12 @@ pub(super) fn number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, 
     text.parse().map_err(serde::de::Error::custom)
 }
 
-fn path<'a>(key: &'a str, verb: &'a str) -> impl Iterator<Item = &'a str> {
-    LOCKS.into_iter().chain([key, verb])
+impl Lock {
+    /// What proves it and keeps it, when so much TTL was asked for.
+    pub(super) fn tenure(&self, ttl: Duration) -> Tenure {
+        let path = LOCKS.into_iter().chain([self.key.as_str()]).map(str::to_owned).collect();
+        Tenure { path, give_back: "release", secret: self.secret.clone(), ttl }
+    }
 }
 
 impl Client {
@@ -189,26 +174,12 @@ impl Client {
     /// Extends a lease to its whole TTL. It may be repeated as it is and carries no idempotency key: a repeated
     /// renewal shall renew again, not repeat an old answer.
     pub async fn renew(&self, lock: &Lock) -> Result<Renewed, Error> {
-        self.renew_with(lock, lock.lease.ttl(), |call| call).await
-    }
-
-    pub(super) async fn renew_with(
-        &self,
-        lock: &Lock,
-        ttl: Duration,
-        adjust: impl FnOnce(Call) -> Call,
-    ) -> Result<Renewed, Error> {
-        let body = json!({"secret": lock.secret, "ttl_ms": millis(ttl)});
-        let call = Call::post(path(&lock.key, "renew")).without_idempotency_key().json(&body);
-        let answer = self.call(&adjust(call)).await?;
-        let renewed: RenewedLease = answer.json()?;
-        let lease = Lease::new(answer.sent, Duration::from_millis(renewed.ttl_ms));
-        Ok(Renewed { lease, fencing_token: renewed.fencing_token })
+        self.extend(&lock.tenure(lock.lease.ttl()).renew_call()).await
     }
 
     /// Gives a lock back; a grant over several keys whole.
     pub async fn release(&self, lock: &Lock) -> Result<(), Error> {
-        self.call(&release_call(lock)).await.map(drop)
+        self.call(&lock.tenure(lock.lease.ttl()).give_back_call()).await.map(drop)
     }
 
     /// Shows a lock that is held or waited for; absent when it is free.
@@ -254,14 +225,15 @@ impl Client {
             body["fencing_token"] = token.to_string().into();
         }
         let answer: Value = self.json(&Call::delete(LOCKS.into_iter().chain([key])).json(&body)).await?;
-        let tokens = answer["fencing_tokens"].as_array().into_iter().flatten();
-        let tokens = tokens.map(|token| token.as_str()?.parse().ok()).collect::<Option<_>>();
-        tokens.ok_or_else(|| Error::Protocol("a token is not a number in a string".to_owned()))
+        ended_tokens(&answer)
     }
 }
 
-pub(super) fn release_call(lock: &Lock) -> Call {
-    Call::post(path(&lock.key, "release")).json(&json!({"secret": lock.secret}))
+/// The tokens of what an administrator ended.
+pub(super) fn ended_tokens(answer: &Value) -> Result<Vec<u64>, Error> {
+    let tokens = answer["fencing_tokens"].as_array().into_iter().flatten();
+    let tokens = tokens.map(|token| token.as_str()?.parse().ok()).collect::<Option<_>>();
+    tokens.ok_or_else(|| Error::Protocol("a token is not a number in a string".to_owned()))
 }
 
 impl LockRequest {
@@ -318,30 +290,9 @@ impl LockRequest {
     /// Dropped before it is done, it leaves the queue: the server takes a request whose client is gone out of
     /// it, after the 10 s that it leaves to retries.
     pub async fn acquire(self) -> Result<Lock, Error> {
-        let begun = Instant::now();
         let secret = self.secret.clone().unwrap_or_else(random_id);
-        loop {
-            let chunk = self.wait.saturating_sub(begun.elapsed()).min(WAIT_CHUNK_MAX);
-            // Before the first try of this request: the grant may be that one's.
-            let sent = Instant::now();
-            let refused = match self.client.json::<Granted>(&self.call(&secret, chunk)).await {
-                Ok(granted) => return Ok(self.granted(granted, secret, sent, begun)),
-                Err(error) => error,
-            };
-            let again = match &refused {
-                // Granted to an earlier try and gone before we heard of it: as good as not granted.
-                Error::LockTimeout { .. } | Error::LockHeld { .. } | Error::LockLost(_) => true,
-                // The node through which it waited was given up.
-                Error::Refused(problem) => problem.code == "wait_cancelled",
-                _ => false,
-            };
-            if !again || begun.elapsed() >= self.wait {
-                return Err(refused);
-            }
-            if sent.elapsed() < chunk {
-                tokio::time::sleep(CHUNK_PAUSE).await;
-            }
-        }
+        let granted = self.client.wait_for(self.wait, |wait| self.call(&secret, wait)).await?;
+        Ok(self.granted(granted, secret))
     }
 
     /// Acquires, and keeps the lock until the guard is released or dropped.
@@ -367,18 +318,19 @@ impl LockRequest {
             body["metadata"] = metadata.clone();
         }
         let call = match self.keys.as_slice() {
-            [key] => Call::post(path(key, "acquire")),
+            [key] => Call::post(LOCKS.into_iter().chain([key.as_str(), "acquire"])),
             keys => {
                 body["keys"] = keys.into();
                 Call::post(LOCKS.into_iter().chain(["acquire"]))
             }
         };
-        call.json(&body).waits(wait)
+        call.json(&body)
     }
 
-    fn granted(self, granted: Granted, secret: String, sent: Instant, begun: Instant) -> Lock {
-        let mut keys = granted.keys.unwrap_or(self.keys);
-        let key = granted.key.or_else(|| keys.first().cloned()).unwrap_or_default();
+    fn granted(self, granted: Granted<GrantedLock>, secret: String) -> Lock {
+        let Granted { answer, sent, waited } = granted;
+        let mut keys = answer.keys.unwrap_or(self.keys);
+        let key = answer.key.or_else(|| keys.first().cloned()).unwrap_or_default();
         if keys.is_empty() {
             keys.push(key.clone());
         }
@@ -388,9 +340,9 @@ impl LockRequest {
             mode: self.mode,
             owner: self.owner,
             secret,
-            fencing_token: granted.fencing_token,
-            lease: Lease::new(sent, Duration::from_millis(granted.ttl_ms)),
-            waited: begun.elapsed(),
+            fencing_token: answer.fencing_token,
+            lease: Lease::new(sent, Duration::from_millis(answer.ttl_ms)),
+            waited,
         }
     }
 }

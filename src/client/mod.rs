@@ -23,6 +23,11 @@
 //! }
 //! guard.release().await?;
 //!
+//! // One leader at a time, with a token per term; what it does ends before its term can.
+//! let leadership = client.election("scheduler").campaign().wait(Duration::from_secs(60)).lead().await?;
+//! leadership.run(move_port()).await??;
+//! leadership.resign().await?;
+//!
 //! // Compare-and-set: only if nobody wrote since.
 //! if let Some(entry) = client.kv().get("settings:mtu").await? {
 //!     match client.kv().put("settings:mtu", "9000").if_revision(entry.revision).send().await {
@@ -54,8 +59,9 @@
 //! # Map
 //!
 //! `call.rs` says what is sent, `exchange.rs` sends it until an answer counts, `rotation.rs` decides whom to ask
-//! and when, `error.rs` what an answer means; `locks.rs`, `guard.rs` (on `lease.rs`), `kv.rs`, `cluster.rs` and
-//! `events.rs` (on `sse.rs`) are the typed calls on top.
+//! and when, `error.rs` what an answer means. The typed calls on top are `locks.rs` with `guard.rs`, `elections.rs`
+//! with `leadership.rs` and `observation.rs`, `kv.rs`, `cluster.rs` and `events.rs` (on `sse.rs`). Locks and terms are
+//! one thing below: `tenure.rs` is what is held, `lease.rs` how long that is certain, `keeper.rs` renews it.
 //!
 //! # Caveats
 //!
@@ -67,15 +73,20 @@
 mod builder;
 mod call;
 mod cluster;
+mod elections;
 mod error;
 mod events;
 mod exchange;
 mod guard;
+mod keeper;
 mod kv;
+mod leadership;
 mod lease;
 mod locks;
+mod observation;
 mod rotation;
 mod sse;
+mod tenure;
 #[cfg(test)]
 mod tests;
 
@@ -88,12 +99,17 @@ use reqwest::Url;
 pub use builder::Builder;
 pub use call::{Answer, Call, Consistency};
 pub use cluster::{Cluster, ClusterView, LeaderView, NodeView, NodesView};
+pub use elections::{Campaign, CandidateView, Election, ElectionView, Term, TermView};
 pub use error::{Error, Holder, Problem};
 pub use events::{Event, Events, EventsRequest};
-pub use guard::{Guard, LossSignal, Lost};
+pub use guard::Guard;
+pub use keeper::{LossSignal, Lost};
 pub use kv::{DeleteRequest, Entry, Key, Kv, PutRequest};
+pub use leadership::Leadership;
 pub use lease::Lease;
-pub use locks::{HolderView, Lock, LockRequest, LockView, Mode, Renewed, WaiterView};
+pub use locks::{HolderView, Lock, LockRequest, LockView, Mode, WaiterView};
+pub use observation::{Change, EndedTerm, Observation, Observed, ObservedLeader};
+pub use tenure::Renewed;
 
 /// One page of a list.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use ovncp::client::{Change, Client, Error, Lost};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -228,4 +229,68 @@ async fn any_node_takes_any_candidate() {
     };
     let resigned = || ("resigned".to_owned(), None, None);
     assert_eq!(kinds, [leads("a", &first), resigned(), leads("c", &second), resigned()]);
+}
+
+/// The typed calls of the Rust client, against three nodes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn client_campaigns_observes_and_resigns() {
+    let nodes = TestNode::start_three().await;
+    let client = |order: [usize; 3]| {
+        let endpoints = order.map(|node| nodes[node].base.clone());
+        Client::builder().endpoints(endpoints).deadline(PATIENCE).build().unwrap()
+    };
+    let (one, two) = (client([0, 1, 2]), client([1, 2, 0]));
+    let mut observation = client([2, 0, 1]).election("scheduler").observe();
+    let mut next = async || tokio::time::timeout(PATIENCE, observation.next()).await.expect("told").unwrap();
+    let state = next().await;
+    assert_eq!((state.change, &state.leader), (Change::State, &None), "nobody leads");
+
+    let value = json!({"url": "http://a:1"});
+    let campaign = one.election("scheduler").campaign().candidate("a").value(value.clone());
+    let first = campaign.ttl(Duration::from_secs(60)).lead().await.unwrap();
+    let elected = next().await;
+    let leader = elected.leader.as_ref().unwrap();
+    assert_eq!((elected.change, leader.candidate.as_str()), (Change::Elected, "a"));
+    assert_eq!((leader.fencing_token, &leader.value), (first.fencing_token(), &Some(value)));
+    let refused = two.election("scheduler").campaign().candidate("b").win().await.unwrap_err();
+    assert!(matches!(&refused, Error::ElectionHeld { leader: Some(leader), .. } if leader.owner == "a"));
+
+    // The second one waits on another node, and is elected when the first one resigns.
+    let campaign = two.election("scheduler").campaign().candidate("b").ttl(Duration::from_secs(60));
+    let waiting = tokio::spawn(campaign.wait(PATIENCE).lead());
+    candidates(&nodes[0], 1).await;
+    let view = one.election("scheduler").view().await.unwrap();
+    assert_eq!((view.leader.unwrap().candidate.as_str(), view.candidates[0].candidate.as_str()), ("a", "b"));
+    assert_eq!(first.run(async { 7 }).await, Ok(7));
+    let old = first.fencing_token();
+    first.resign().await.unwrap();
+    let second = waiting.await.unwrap().unwrap();
+    assert!(second.is_leading() && second.fencing_token() > old);
+    let resigned = next().await;
+    assert_eq!((resigned.change, resigned.leader), (Change::Resigned, None));
+    assert_eq!(resigned.ended.unwrap().fencing_token, old);
+    let elected = next().await;
+    assert_eq!(elected.leader.unwrap().candidate, "b");
+    let page = one.elections("sched", 10, None).await.unwrap();
+    assert_eq!((page.items.len(), page.items[0].candidates_count, page.next_cursor), (1, 0, None));
+
+    // Deposed while it works: the work is dropped, and whoever goes on behind the election sees why.
+    let deposed =
+        one.election("scheduler").depose("maintenance", Some(second.fencing_token())).await.unwrap();
+    assert_eq!(deposed, [second.fencing_token()]);
+    let lost = tokio::time::timeout(PATIENCE, second.run(std::future::pending::<()>())).await;
+    assert!(matches!(lost, Ok(Err(Lost::Taken { .. }))), "{lost:?}");
+    assert!(matches!(second.resign().await, Err(Error::NotHolder(_))));
+    let mut resumed = one.election("scheduler").observe_after(elected.offset.unwrap());
+    let ended = tokio::time::timeout(PATIENCE, resumed.next()).await.expect("told").unwrap();
+    assert_eq!((ended.change, ended.leader), (Change::Deposed, None));
+    assert_eq!(ended.ended.unwrap().reason, "maintenance");
+
+    // A term that nobody keeps.
+    let term = one.election("scheduler").campaign().ttl(Duration::from_secs(60)).win().await.unwrap();
+    assert_eq!(one.election("scheduler").renew(&term).await.unwrap().fencing_token, term.fencing_token);
+    one.election("scheduler").resign(&term.secret).await.unwrap();
+    assert!(matches!(one.election("scheduler").renew(&term).await, Err(Error::NotHolder(_))));
+    let nobody = one.election("scheduler").depose("again", None).await;
+    assert!(matches!(nobody, Err(Error::NotFound(_))), "{nobody:?}");
 }

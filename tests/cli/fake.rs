@@ -85,7 +85,9 @@ impl Fake {
 /// What a node answers that lets the lock be held.
 pub(crate) fn grant(verb: &str, body: &Value) -> Answer {
     match verb {
-        "acquire" | "renew" => Answer::Json(200, json!({"fencing_token": "42", "ttl_ms": body["ttl_ms"]})),
+        "acquire" | "campaign" | "renew" => {
+            Answer::Json(200, json!({"fencing_token": "42", "ttl_ms": body["ttl_ms"]}))
+        }
         _ => Answer::Json(204, Value::Null),
     }
 }

@@ -5,6 +5,7 @@
 mod basics;
 mod bench;
 mod dev;
+mod elections;
 mod fake;
 mod lock;
 mod log_level;

@@ -1,5 +1,6 @@
 //! The client against small servers that answer as each test needs: what is asked of whom, and what it becomes.
 
+mod elections;
 mod events;
 mod exchange;
 mod fake;

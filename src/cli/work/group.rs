@@ -43,14 +43,13 @@ pub(super) struct Group {
 }
 
 impl Group {
-    pub(super) fn spawn(command: &[String], key: &str, token: &str) -> Result<Group, Failure> {
+    pub(super) fn spawn(command: &[String], variables: &[(&str, &str)]) -> Result<Group, Failure> {
         let failed = |e: std::io::Error| Failure::io(format!("run `{}`", command[0]), &e);
         let child = Command::new(std::env::current_exe().map_err(failed)?)
             .args(["exec-under", "--parent", &std::process::id().to_string(), "--"])
             .args(command)
-            .env("OVNCP_LOCK_KEY", key)
-            .env("OVNCP_FENCING_TOKEN", token)
-            // In a group of its own it would be stopped by its first read from the terminal, lock in hand.
+            .envs(variables.iter().copied())
+            // In a group of its own it would be stopped by its first read from the terminal, what it works under in hand.
             .stdin(if std::io::stdin().is_terminal() { Stdio::null() } else { Stdio::inherit() })
             .process_group(0)
             .spawn()
