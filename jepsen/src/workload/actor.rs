@@ -2,6 +2,7 @@
 
 use rand::RngExt;
 use serde_json::Value;
+use tokio::time::Instant;
 
 use crate::client::{Answer, Call, Client, Outcome};
 use crate::history::{Invocation, Kind, Process};
@@ -28,15 +29,14 @@ impl Actor {
         Ok(Self { context, http: Client::new()?, process, index_seen: 0 })
     }
 
-    /// Waits until the next operation may begin; `false` when the run ends.
+    /// Waits until the next operation may begin and somebody is there to be asked; `false` when the run ends.
     pub(super) async fn goes_on(&mut self) -> bool {
         self.context.pace.wait().await;
-        !self.stops()
-    }
-
-    /// Whether the run ends.
-    pub(super) fn stops(&self) -> bool {
-        *self.context.stop.borrow()
+        tokio::select! {
+            biased;
+            _ = self.context.stop.wait_for(|stop| *stop) => false,
+            found = self.context.nodes.wait_for(|nodes| !nodes.is_empty()) => found.is_ok(),
+        }
     }
 
     /// Whom to ask next: mostly the client's own node. `None` while there is none at all.
@@ -52,6 +52,24 @@ impl Actor {
     pub(super) fn any_node(&mut self) -> Option<Endpoint> {
         let nodes = self.context.nodes.borrow();
         nodes.get(self.context.rng.random_range(0..nodes.len().max(1))).cloned()
+    }
+
+    /// Names of objects of which each has so many clients.
+    pub(super) fn objects(&self, prefix: &str, clients_per_object: u32) -> Vec<String> {
+        self.context.shared.objects(prefix, clients_per_object)
+    }
+
+    /// One of several; there must be one.
+    pub(super) fn one_of<'a, T>(&mut self, choices: &'a [T]) -> &'a T {
+        &choices[self.context.rng.random_range(0..choices.len())]
+    }
+
+    /// Does nothing until then; `false` when the run ends meanwhile.
+    pub(super) async fn sleep_until(&mut self, then: Instant) -> bool {
+        tokio::select! {
+            () = tokio::time::sleep_until(then) => true,
+            _ = self.context.stop.wait_for(|stop| *stop) => false,
+        }
     }
 
     /// Whether to do what is done with this share of the tries.

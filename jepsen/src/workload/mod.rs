@@ -10,7 +10,12 @@
 //! [`client`] runs one client, [`probe`] asks every node who leads, [`finish`] reads the end state after the heal.
 
 mod actor;
+mod election;
+mod fifo;
 mod finish;
+mod groups;
+mod holding;
+mod lock;
 mod probe;
 mod register;
 mod retry;
@@ -140,7 +145,12 @@ pub async fn client(kind: WorkloadKind, context: ClientContext) -> Result<(), Wo
     let mut actor = Actor::new(context)?;
     match kind {
         WorkloadKind::Register | WorkloadKind::Membership => register::run(&mut actor).await,
-        _ => {}
+        WorkloadKind::Lock => lock::run(&mut actor, true).await,
+        WorkloadKind::LockUnfenced => lock::run(&mut actor, false).await,
+        WorkloadKind::Fifo => fifo::run(&mut actor).await,
+        WorkloadKind::Shared => groups::shared(&mut actor).await,
+        WorkloadKind::Multi => groups::multi(&mut actor).await,
+        WorkloadKind::Election => election::run(&mut actor).await,
     }
     Ok(())
 }
@@ -153,3 +163,6 @@ pub async fn finish(kind: WorkloadKind, mut context: ClientContext) -> Result<()
     }
     finish::hashes(&mut context).await
 }
+
+#[cfg(test)]
+mod tests;

@@ -163,7 +163,8 @@ async fn put(
     let (outcome, attempts) = if retried {
         let idempotency = actor.context.shared.new_name("retry");
         let call = call.header("idempotency-key", idempotency);
-        let (outcome, attempts) = retry::settle(actor, &node.name, &call).await;
+        let first_time_max = retry::first_time_max(actor);
+        let (outcome, attempts) = retry::settle(actor, &node.name, first_time_max, &call).await;
         (outcome, Some(attempts))
     } else {
         (actor.ask(node, &call).await, None)
@@ -183,4 +184,56 @@ async fn put(
     });
     actor.end(&invocation, ended);
     now
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fake::{Act, Fake};
+    use crate::history::{Event, Kind};
+    use crate::workload::tests::actor;
+
+    async fn after_read(act: Act) -> (Option<(u64, u64)>, Event) {
+        let fake = Fake::start([act]).await;
+        let (mut actor, recorder) = actor(&[&fake.url]);
+        let node = actor.node().unwrap();
+        let seen = read(&mut actor, &node, "r1", "read").await;
+        (seen, recorder.with_events(|events| events[1].clone()))
+    }
+
+    #[tokio::test]
+    async fn absence_is_a_finding_and_only_with_its_code() {
+        let (seen, event) = after_read(Act::Answer("404 Not Found", "", "{\"code\":\"unknown_key\"}")).await;
+        assert_eq!((seen, event.kind), (None, Kind::Ok));
+        assert_eq!(event.value, json!({ "value": null, "revision": null }));
+        let (_, event) = after_read(Act::Answer("404 Not Found", "", "{\"code\":\"not_found\"}")).await;
+        assert_eq!((event.kind, event.error.as_deref()), (Kind::Fail, Some("not_found")));
+    }
+
+    #[tokio::test]
+    async fn bytes_that_nobody_wrote_are_shown_as_such() {
+        let (seen, event) = after_read(Act::Answer("200 OK", "etag: \"9\"\r\n", "5\0")).await;
+        assert_eq!((seen, event.value), (Some((0, 9)), json!({ "value": 0, "revision": 9 })));
+        assert!(event.error.unwrap().contains("5\\0"));
+        let (seen, event) = after_read(Act::Answer("200 OK", "etag: \"9\"\r\n", "5")).await;
+        assert_eq!((seen, event.error), (Some((5, 9)), None));
+    }
+
+    #[tokio::test]
+    async fn a_write_is_shown_with_its_revision_and_a_local_read_asks_for_what_was_seen() {
+        let stored = Act::Answer("200 OK", "etag: \"9\"\r\nx-ovncp-index: 9\r\n", "{}");
+        let found = Act::Answer("200 OK", "etag: \"9\"\r\nx-ovncp-index: 11\r\n", "1");
+        let fake = Fake::start([stored, found]).await;
+        let (mut actor, recorder) = actor(&[&fake.url]);
+        let node = actor.node().unwrap();
+        let call = Call::put(path("r1"), "1");
+        let invocation = actor.begin("write", Some("r1"), Some(&node), json!({ "value": 1 }));
+        let revision = actor.ask(&node, &call).await.map(|answer| json!(answer.revision));
+        actor.end(&invocation, revision);
+        assert_eq!(read_local(&mut actor, &node, "r1").await, Some((1, 9)));
+        assert!(fake.requests()[1].contains("x-ovncp-min-index: 9\r\n"), "{:?}", fake.requests());
+        let events = recorder.history().unwrap().events;
+        assert_eq!(events[2].value, json!({ "min_index": 9 }));
+        assert_eq!(events[3].value, json!({ "value": 1, "revision": 9, "index": 11 }));
+    }
 }

@@ -1,5 +1,6 @@
-//! What the clients of a run share: names that no two of them use, the keys in use.
+//! What the clients of a run share: names that no two of them use, the keys in use, the resources behind locks.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -20,9 +21,11 @@ const REGISTERS_AT_ONCE: usize = 3;
 /// What the clients of a run share.
 #[derive(Debug)]
 pub struct Shared {
+    clients: u32,
     next_value: AtomicU64,
     next_name: AtomicU64,
     registers: Mutex<Registers>,
+    resources: Mutex<BTreeMap<String, u64>>,
 }
 
 #[derive(Debug)]
@@ -60,7 +63,13 @@ impl Shared {
             let group = (0..REGISTERS_AT_ONCE).map(|_| registers.begin()).collect();
             registers.groups.push(group);
         }
-        Self { next_value: AtomicU64::new(1), next_name: AtomicU64::new(1), registers: Mutex::new(registers) }
+        Self {
+            clients,
+            next_value: AtomicU64::new(1),
+            next_name: AtomicU64::new(1),
+            registers: Mutex::new(registers),
+            resources: Mutex::new(BTreeMap::new()),
+        }
     }
 
     /// A value that nobody else writes; never 0.
@@ -71,6 +80,12 @@ impl Shared {
     /// A name that nobody else has, such as that of an owner or of a retryable request.
     pub(super) fn new_name(&self, prefix: &str) -> String {
         format!("{prefix}-{}", self.next_name.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Names of objects of which each has so many clients.
+    pub(super) fn objects(&self, prefix: &str, clients_per_object: u32) -> Vec<String> {
+        let count = (self.clients / clients_per_object).max(1);
+        (1..=count).map(|number| format!("{prefix}{number}")).collect()
     }
 
     /// A register for the next operation of `client`, which counts as made.
@@ -107,6 +122,19 @@ impl Shared {
         let all = registers.retired.iter().chain(registers.groups.iter().flatten());
         all.map(|register| register.name()).collect()
     }
+
+    /// Uses the resource behind the lock `key`: the token before, and `Err` where a fence keeps this one out.
+    pub(super) fn use_resource(&self, key: &str, token: u64, fenced: bool) -> Result<Option<u64>, u64> {
+        let mut resources = lock(&self.resources);
+        match resources.get_mut(key) {
+            Some(last) if fenced && *last > token => Err(*last),
+            Some(last) => Ok(Some(std::mem::replace(last, token))),
+            None => {
+                resources.insert(key.to_owned(), token);
+                Ok(None)
+            }
+        }
+    }
 }
 
 /// Every critical section leaves what it guards whole.
@@ -116,7 +144,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::{BTreeMap, BTreeSet};
+    use std::collections::BTreeSet;
 
     use rand::SeedableRng;
 
@@ -149,5 +177,16 @@ mod tests {
         assert_eq!(first.len(), REGISTERS_AT_ONCE);
         assert_eq!(first, fifth);
         assert!(first.is_disjoint(&sixth));
+    }
+
+    #[test]
+    fn a_fence_keeps_older_tokens_out_and_only_those() {
+        let shared = Shared::new(1);
+        assert_eq!(shared.use_resource("l1", 5, true), Ok(None));
+        assert_eq!(shared.use_resource("l1", 5, true), Ok(Some(5)));
+        assert_eq!(shared.use_resource("l1", 7, true), Ok(Some(5)));
+        assert_eq!(shared.use_resource("l1", 6, true), Err(7));
+        assert_eq!(shared.use_resource("l2", 6, true), Ok(None));
+        assert_eq!(shared.use_resource("l1", 6, false), Ok(Some(7)));
     }
 }
