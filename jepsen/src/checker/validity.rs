@@ -1,0 +1,112 @@
+//! Whether the run proves anything.
+
+use std::collections::BTreeSet;
+
+use super::describe::seconds;
+use super::operation::{Fault, Operation};
+use super::results::{Check, Finding};
+use super::{OperationCounts, PlanFacts, count};
+
+/// Operations that have to succeed per second of the plan.
+pub(super) const OK_PER_SECOND_MIN: u64 = 1;
+/// Operations that have to succeed in any run.
+pub(super) const OK_MIN: u64 = 20;
+/// Operations that have to succeed after the last fault was healed.
+pub(super) const OK_AFTER_HEALING_MIN: u64 = 1;
+/// Attempts of one kind after which at least one has to have succeeded.
+const ATTEMPTS_WITHOUT_OK_MAX: u64 = 50;
+
+/// Operations of the harness about itself: they say nothing about what clients got done.
+pub(super) const PROBES: [&str; 3] = ["leader", "final-hash", "final-events"];
+
+/// Operations that a workload cannot do without.
+const ESSENTIAL: [(&str, &[&str]); 8] = [
+    ("register", &["read", "write"]),
+    ("membership", &["read", "write"]),
+    ("lock", &["acquire", "release"]),
+    ("lock-unfenced", &["acquire"]),
+    ("fifo", &["acquire", "queue"]),
+    ("shared", &["acquire", "release"]),
+    ("multi", &["acquire", "release"]),
+    ("election", &["campaign"]),
+];
+
+/// Enough succeeded, overall, per kind and after healing; every fault was measured to have had an effect.
+pub(super) fn check(
+    plan: &PlanFacts,
+    operations: &[Operation<'_>],
+    problems: &[String],
+    faults: &[Fault],
+) -> Check {
+    let mut check =
+        Check::new("validity", "the run proves something: enough succeeded, every fault had an effect");
+    for problem in problems {
+        check.unknown(Finding::new(format!("the history breaks its own rules: {problem}")));
+    }
+    let by_clients = || operations.iter().filter(|operation| !PROBES.contains(&operation.f()));
+    enough(&mut check, plan, by_clients().filter(|operation| operation.is_ok()).count() as u64);
+    every_kind(&mut check, plan, operations);
+    faults_made(&mut check, plan, faults);
+    if let Some(healed) = faults.iter().filter_map(|fault| fault.healed_ns).max() {
+        let after = by_clients()
+            .filter(|operation| operation.is_ok() && operation.invoke.time_ns > healed)
+            .count() as u64;
+        check.count("ok after healing", after);
+        if after < OK_AFTER_HEALING_MIN {
+            let text = format!("nothing succeeded after the last fault was healed at {}", seconds(healed));
+            check.unknown(Finding::new(text));
+        }
+    }
+    check
+}
+
+fn enough(check: &mut Check, plan: &PlanFacts, ok: u64) {
+    check.count("ok", ok);
+    let needed = OK_MIN.max(plan.time.as_secs() * OK_PER_SECOND_MIN);
+    if ok < needed {
+        let text = format!("only {ok} operations succeeded; {needed} are needed");
+        check.unknown(Finding::new(text));
+    }
+}
+
+fn every_kind(check: &mut Check, plan: &PlanFacts, operations: &[Operation<'_>]) {
+    let counts = count(operations);
+    let none = OperationCounts::default();
+    let essential = ESSENTIAL.iter().filter(|(workload, _)| *workload == plan.workload).flat_map(|(_, f)| *f);
+    for f in essential.filter(|f| counts.get(**f).unwrap_or(&none).ok == 0) {
+        check.unknown(Finding::new(format!(
+            "no {f} ever succeeded, which the workload {} is about",
+            plan.workload
+        )));
+    }
+    for (f, of_kind) in counts.iter().filter(|(f, _)| !PROBES.contains(&f.as_str())) {
+        let attempts = of_kind.ok + of_kind.fail + of_kind.info;
+        if of_kind.ok == 0 && attempts > ATTEMPTS_WITHOUT_OK_MAX {
+            check.unknown(Finding::new(format!("none of {attempts} attempts to {f} succeeded")));
+        }
+    }
+}
+
+fn faults_made(check: &mut Check, plan: &PlanFacts, faults: &[Fault]) {
+    check.count("faults", faults.len() as u64);
+    for fault in faults {
+        let what = format!("fault {} ({} on {})", fault.id, fault.name, fault.targets.join(", "));
+        if fault.healed_ns.is_none() {
+            check.unknown(Finding::new(format!("{what} was never healed")));
+        } else if !fault.effective {
+            check.unknown(Finding::new(format!("{what} had no measured effect: {}", fault.effect)));
+        }
+    }
+    let made: BTreeSet<&str> = faults.iter().map(|fault| fault.name.as_str()).collect();
+    for planned in &plan.nemeses {
+        let missing = match planned.as_str() {
+            // Stands for whatever the machine can do, as far as the time allows.
+            "mixed" => faults.is_empty(),
+            "none" => false,
+            name => !made.contains(name),
+        };
+        if missing {
+            check.unknown(Finding::new(format!("no fault of the kind {planned} was made")));
+        }
+    }
+}
