@@ -6,6 +6,7 @@
 //! it for people. The harness knows the nodes from outside: HTTP, processes, files.
 
 pub mod checker;
+pub mod cli;
 pub mod client;
 pub mod cluster;
 pub mod disk;

@@ -1,0 +1,222 @@
+//! Makes the faults of a schedule, heals them, and writes both into the history.
+//!
+//! One task does everything that is done to the nodes, one thing at a time: what is at work is always known. It
+//! also looks after nodes that end by themselves. Such an end is recorded; a node that nobody has claimed is then
+//! started again, as any supervisor of services would.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use serde_json::{Value, json};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::schedule::{self, Deck, Slot};
+use super::{Env, FaultError, NemesisKind, Running};
+use crate::history::{Invocation, Kind, Process, Recorder};
+
+/// Between two looks at nodes that may have ended.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// Ends of one node without a fault, after which it is left alone.
+const RESTARTS_MAX: u32 = 3;
+
+/// What is going on, for whoever shows it.
+#[derive(Debug, Default)]
+pub struct Score {
+    /// Faults that began.
+    pub made: AtomicU64,
+    /// Faults whose effect was measured when they were healed.
+    pub effective: AtomicU64,
+    /// Faults that could not be begun or healed as they should.
+    pub failed: AtomicU64,
+    /// Names of those at work.
+    pub active: watch::Sender<Vec<String>>,
+}
+
+/// One fault at work.
+#[derive(Debug)]
+struct Active {
+    id: u64,
+    kind: NemesisKind,
+    ends: Instant,
+    running: Running,
+}
+
+/// The nemesis of one run.
+#[derive(Debug)]
+pub struct Conductor<'a> {
+    env: &'a mut Env,
+    recorder: Recorder,
+    deck: Deck,
+    score: Arc<Score>,
+    next_id: u64,
+    active: Vec<Active>,
+    ended: BTreeMap<String, u32>,
+}
+
+impl<'a> Conductor<'a> {
+    /// Faults of these kinds, in an order that comes from `seed`.
+    pub fn new(
+        env: &'a mut Env,
+        recorder: Recorder,
+        score: Arc<Score>,
+        kinds: &[NemesisKind],
+        seed: u64,
+    ) -> Self {
+        let deck = Deck::new(seed, kinds);
+        Self { env, recorder, deck, score, next_id: 1, active: Vec::new(), ended: BTreeMap::new() }
+    }
+
+    /// Makes faults until `time` after now, or until `stop`; all that began are healed when it returns.
+    pub async fn run(&mut self, slots: &[Slot], time: Duration, mut stop: watch::Receiver<bool>) {
+        let start = Instant::now();
+        let last_end = start + schedule::last_end(time);
+        let mut slots = slots.iter().peekable();
+        while !*stop.borrow() && Instant::now() < start + time {
+            let now = Instant::now();
+            if let Some(position) = self.active.iter().position(|active| active.ends <= now) {
+                let active = self.active.remove(position);
+                self.heal(active).await;
+            } else if slots.peek().is_some_and(|slot| start + slot.at <= now) {
+                if let Some(slot) = slots.next().filter(|_| now < last_end) {
+                    self.begin(slot, last_end).await;
+                }
+            } else {
+                let heals = self.active.iter().map(|active| active.ends);
+                let begins = slots.peek().map(|slot| start + slot.at);
+                let next = heals.chain(begins).chain([now + LOOK_EVERY, start + time]).min().unwrap_or(now);
+                tokio::select! {
+                    () = tokio::time::sleep_until(next) => {}
+                    _ = stop.changed() => {}
+                }
+            }
+            self.look_after_nodes();
+        }
+        while let Some(active) = self.active.pop() {
+            self.heal(active).await;
+        }
+        self.look_after_nodes();
+    }
+
+    async fn begin(&mut self, slot: &Slot, last_end: Instant) {
+        if self.active.len() >= schedule::OVERLAP_MAX {
+            return;
+        }
+        let mut skip = 0;
+        while let Some(kind) = self.deck.look(skip) {
+            // The same fault twice at once is one fault that is harder to read.
+            if self.active.iter().any(|active| active.kind == kind) {
+                skip += 1;
+                continue;
+            }
+            match self.try_begin(kind, slot, last_end).await {
+                Ok(()) => return self.deck.take(skip),
+                Err(FaultError::NotNow(why)) => {
+                    tracing::debug!(fault = kind.name(), why, "not now");
+                    skip += 1;
+                }
+                Err(FaultError::NotPossible(why)) => {
+                    tracing::warn!(fault = kind.name(), why, "left out from now on");
+                    self.deck.discard(kind);
+                }
+                Err(FaultError::Failed(why)) => {
+                    tracing::warn!(fault = kind.name(), why, "could not be made");
+                    self.score.failed.fetch_add(1, Ordering::Relaxed);
+                    return self.deck.take(skip);
+                }
+            }
+        }
+    }
+
+    async fn try_begin(
+        &mut self,
+        kind: NemesisKind,
+        slot: &Slot,
+        last_end: Instant,
+    ) -> Result<(), FaultError> {
+        let began = Instant::now();
+        let invocation = invocation(kind);
+        let mut rng = StdRng::seed_from_u64(slot.seed);
+        let claims = self.env.claims();
+        let id = self.next_id;
+        self.recorder.invoke(&invocation, json!({ "id": id, "fault": kind.name() }));
+        let begun = match kind.start(self.env, &mut rng).await {
+            Ok(begun) => begun,
+            Err(error) => {
+                self.env.restore_claims(claims);
+                let value = json!({ "id": id, "began": false });
+                self.recorder.complete(&invocation, Kind::Info, value, Some(error.to_string()));
+                return Err(error);
+            }
+        };
+        self.next_id += 1;
+        let value = json!({ "id": id, "began": true, "targets": begun.targets, "detail": begun.detail });
+        self.recorder.complete(&invocation, Kind::Info, value, None);
+        self.score.made.fetch_add(1, Ordering::Relaxed);
+        let ends = (began + slot.lasts(kind)).min(last_end);
+        self.active.push(Active { id, kind, ends, running: begun.state });
+        self.show_active();
+        Ok(())
+    }
+
+    async fn heal(&mut self, active: Active) {
+        let invocation = invocation(active.kind);
+        self.recorder.invoke(&invocation, json!({ "id": active.id, "heal": true }));
+        let (value, error) = match active.running.heal(self.env).await {
+            Ok(effect) => {
+                self.score.effective.fetch_add(u64::from(effect.effective), Ordering::Relaxed);
+                (json!({ "effect": effect.measured, "effective": effect.effective }), None)
+            }
+            Err(error) => {
+                tracing::warn!(fault = active.kind.name(), %error, "could not be healed as it should");
+                self.score.failed.fetch_add(1, Ordering::Relaxed);
+                (json!({ "effect": Value::Null, "effective": false }), Some(error.to_string()))
+            }
+        };
+        let mut healed = json!({ "id": active.id, "healed": true });
+        if let (Some(healed), Value::Object(value)) = (healed.as_object_mut(), value) {
+            healed.extend(value);
+        }
+        self.recorder.complete(&invocation, Kind::Info, healed, error);
+        self.show_active();
+    }
+
+    fn show_active(&self) {
+        self.score.active.send_replace(self.active.iter().map(|active| active.kind.name()).collect());
+    }
+
+    fn look_after_nodes(&mut self) {
+        for ended in self.env.cluster.reap() {
+            let invocation = Invocation {
+                process: Process::Nemesis,
+                f: "node-exit".to_owned(),
+                key: None,
+                node: Some(ended.node.clone()),
+            };
+            let (node, status, expected) = (&ended.node, &ended.status, ended.expected);
+            let value =
+                json!({ "node": node, "status": status, "expected": expected, "log": ended.last_words });
+            self.recorder.complete(&invocation, Kind::Info, value, None);
+            if expected {
+                continue;
+            }
+            tracing::warn!(node, status, "a node ended by itself");
+            let times = self.ended.entry(node.clone()).or_default();
+            *times += 1;
+            if *times <= RESTARTS_MAX
+                && !self.env.is_claimed(node)
+                && let Err(error) = self.env.start(node)
+            {
+                tracing::warn!(node, %error, "could not be started again");
+            }
+        }
+    }
+}
+
+fn invocation(kind: NemesisKind) -> Invocation {
+    Invocation { process: Process::Nemesis, f: kind.name(), key: None, node: None }
+}
