@@ -11,6 +11,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use rand::RngExt;
 use tokio::sync::watch;
 
+use crate::checker::{self, Verdict};
 use crate::disk::DiskKind;
 use crate::nemesis::NemesisKind;
 use crate::net::NetKind;
@@ -42,6 +43,11 @@ struct Cli {
 enum Command {
     /// Starts a cluster, harms it, and judges what clients saw.
     Run(RunArgs),
+    /// Judges a run again.
+    Check {
+        /// Folder of the run.
+        dir: PathBuf,
+    },
     /// Lists workloads, faults, and the runs in the store.
     List,
     /// Takes away what runs that were killed left on this machine.
@@ -141,6 +147,7 @@ pub fn main() -> ExitCode {
     };
     match cli.command {
         Command::Run(args) => runtime.block_on(make_run(args, &cli.store)),
+        Command::Check { dir } => check(&dir),
         Command::List => list(&cli.store),
         Command::Clean => clean(&cli.store),
     }
@@ -164,8 +171,8 @@ async fn make_run(args: RunArgs, store: &Path) -> ExitCode {
     };
     let code = match run::run(plan, store, interrupted).await {
         Ok(finished) => {
-            println!("history {}", finished.dir.join(store::HISTORY).display());
-            ExitCode::from(UNKNOWN)
+            print!("{}", finished.results.summary());
+            exit_code(finished.results.verdict)
         }
         Err(error @ RunError::Interrupted(_)) => {
             eprintln!("{error}");
@@ -175,6 +182,24 @@ async fn make_run(args: RunArgs, store: &Path) -> ExitCode {
     };
     println!("again   {replay}");
     code
+}
+
+fn exit_code(verdict: Verdict) -> ExitCode {
+    match verdict {
+        Verdict::Pass => ExitCode::SUCCESS,
+        Verdict::Fail => ExitCode::FAILURE,
+        Verdict::Unknown => ExitCode::from(UNKNOWN),
+    }
+}
+
+fn check(dir: &Path) -> ExitCode {
+    match checker::check_dir(dir) {
+        Ok(results) => {
+            print!("{}", results.summary());
+            exit_code(results.verdict)
+        }
+        Err(error) => trouble(&error.to_string()),
+    }
 }
 
 fn plan(args: RunArgs, store: &Path) -> Result<Plan, String> {

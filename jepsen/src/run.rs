@@ -19,6 +19,7 @@ use tokio::time::Instant;
 
 pub use plan::Plan;
 
+use crate::checker::{self, DirError};
 use crate::history::{History, HistoryError, Invocation, Kind, Process, Recorder, write_edn};
 use crate::nemesis::Env;
 use crate::nemesis::conductor::{Conductor, Score};
@@ -51,6 +52,9 @@ pub enum RunError {
     /// What was recorded cannot be written.
     #[error("write the history: {0}")]
     History(#[from] HistoryError),
+    /// What was written cannot be judged.
+    #[error(transparent)]
+    Check(#[from] DirError),
     /// Ctrl-C or SIGTERM.
     #[error("interrupted: everything that was made is cleaned up, the history so far is in {}", .0.display())]
     Interrupted(PathBuf),
@@ -68,6 +72,8 @@ impl RunError {
 pub struct Finished {
     /// Where everything about it is.
     pub dir: PathBuf,
+    /// The judgement.
+    pub results: checker::Results,
 }
 
 /// Makes a run in a new directory below `store`. `interrupted` becoming true ends it early.
@@ -80,13 +86,15 @@ pub async fn run(plan: Plan, store: &Path, interrupted: watch::Receiver<bool>) -
     let mut plan = plan;
     let mut env = stage::set_up(&mut plan, &dir, &leftovers).await?;
     let outcome = perform(&plan, &dir, &mut env, interrupted.clone()).await;
-    stage::tear_down(env, !plan.keep_disks).await?;
+    let passed = matches!(&outcome, Ok(results) if results.verdict == checker::Verdict::Pass);
+    // Disks of a run that found something are evidence.
+    stage::tear_down(env, passed && !plan.keep_disks).await?;
     leftovers.end().map_err(RunError::io("remove the state file"))?;
-    outcome?;
+    let results = outcome?;
     if *interrupted.borrow() {
         return Err(RunError::Interrupted(dir));
     }
-    Ok(Finished { dir })
+    Ok(Finished { dir, results })
 }
 
 async fn perform(
@@ -94,7 +102,7 @@ async fn perform(
     dir: &Path,
     env: &mut Env,
     interrupted: watch::Receiver<bool>,
-) -> Result<(), RunError> {
+) -> Result<checker::Results, RunError> {
     plan.write(&dir.join(store::PLAN)).map_err(RunError::io("write the plan"))?;
     for name in env.cluster.names() {
         env.start(&name).map_err(|error| RunError::Stage(error.to_string()))?;
@@ -106,7 +114,10 @@ async fn perform(
         Recorder::new(Some(&dir.join(store::HISTORY))).map_err(RunError::io("begin the history"))?;
     let outcome = clients_and_faults(plan, env, &recorder, interrupted).await;
     write_history(&recorder.history().map_err(RunError::io("write the history"))?, dir)?;
-    outcome
+    outcome?;
+    let dir = dir.to_path_buf();
+    let checked = tokio::task::spawn_blocking(move || checker::check_dir(&dir)).await;
+    Ok(checked.map_err(|error| RunError::Stage(format!("the checker: {error}")))??)
 }
 
 async fn clients_and_faults(
