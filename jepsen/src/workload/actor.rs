@@ -39,6 +39,12 @@ impl Actor {
         }
     }
 
+    /// As [`Actor::goes_on`], for somebody who holds what others wait for: the time is made up for afterwards.
+    pub(super) fn goes_on_at_once(&mut self) -> bool {
+        self.context.pace.owe();
+        !*self.context.stop.borrow()
+    }
+
     /// Whom to ask next: mostly the client's own node. `None` while there is none at all.
     pub(super) fn node(&mut self) -> Option<Endpoint> {
         if self.chance(AWAY) {

@@ -12,11 +12,11 @@ use super::holding::{self, Ask, Family};
 use super::lock::give_back;
 
 /// Clients per election.
-const CLIENTS_PER_ELECTION: u32 = 4;
+const CLIENTS_PER_ELECTION: u32 = 3;
 /// Leases of a term, in milliseconds.
 const TTLS_MS: [u64; 3] = [500, 800, 1_500];
 /// Longest wait asked for, in milliseconds.
-const WAIT_MS_MAX: u64 = 2_000;
+const WAIT_MS_MAX: u64 = 1_500;
 /// Share of campaigns that do not wait.
 const TRY_ONLY: f64 = 0.3;
 /// Share of campaigns in several tries under one idempotency key.
@@ -26,9 +26,9 @@ const BOUNDED: f64 = 0.1;
 /// Share of the steps at which a client only looks who leads.
 const OBSERVED: f64 = 0.3;
 /// Renewals of a term, at most.
-const RENEWALS_MAX: u32 = 3;
+const RENEWALS_MAX: u32 = 2;
 /// Share of terms that are left to end by themselves.
-const ABANDONED: f64 = 0.05;
+const ABANDONED: f64 = 0.03;
 
 /// Campaigns until the run ends.
 pub(super) async fn run(actor: &mut Actor) {
@@ -46,7 +46,7 @@ pub(super) async fn run(actor: &mut Actor) {
             if term.is_sure() && !holding::use_resource(actor, &term, true) {
                 break;
             }
-            if !actor.goes_on().await {
+            if !actor.goes_on_at_once() {
                 return;
             }
             let Some(node) = actor.node() else { break };

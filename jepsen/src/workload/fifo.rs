@@ -15,15 +15,15 @@ use super::holding::{self, Ask};
 use super::lock::give_back;
 
 /// Clients per lock.
-const CLIENTS_PER_LOCK: u32 = 6;
+const CLIENTS_PER_LOCK: u32 = 5;
 /// Lease, in milliseconds.
-const TTL_MS: u64 = 800;
+const TTL_MS: u64 = 600;
 /// Waits that mostly last until the lock comes, in milliseconds.
 const WAIT_MS: std::ops::RangeInclusive<u64> = 2_000..=3_500;
 /// Waits that often end without it, in milliseconds.
 const SHORT_WAIT_MS: std::ops::RangeInclusive<u64> = 5..=150;
 /// Share of those.
-const SHORT_WAITS: f64 = 0.25;
+const SHORT_WAITS: f64 = 0.3;
 /// Share of requests in several tries under one idempotency key: they keep their place.
 const RETRIED: f64 = 0.1;
 /// Share of the steps at which a client looks at a queue instead of joining it.
@@ -48,7 +48,7 @@ pub(super) async fn run(actor: &mut Actor) {
         let ask = Ask { retried: actor.chance(RETRIED), ..Ask::lock(key.clone(), TTL_MS, wait_ms) };
         let Some(holding) = holding::acquire(actor, &node, &ask).await else { continue };
         for _ in 0..actor.context.rng.random_range(0..=LOOKS_WHILE_HELD_MAX) {
-            if !actor.goes_on().await {
+            if !actor.goes_on_at_once() {
                 return;
             }
             look(actor, &node, &key).await;

@@ -7,15 +7,15 @@ use super::holding::{self, Ask, Holding};
 use super::lock::give_back;
 
 /// Clients per shared lock.
-const CLIENTS_PER_LOCK: u32 = 5;
+const CLIENTS_PER_LOCK: u32 = 4;
 /// Clients per lock of which several are taken at once.
-const CLIENTS_PER_KEY: u32 = 3;
+const CLIENTS_PER_KEY: u32 = 1;
 /// Locks taken at once, at most.
 const KEYS_MAX: usize = 3;
 /// Leases asked for, in milliseconds.
-const TTLS_MS: [u64; 3] = [500, 800, 1_500];
+const TTLS_MS: [u64; 3] = [500, 700, 1_200];
 /// Longest wait asked for, in milliseconds.
-const WAIT_MS_MAX: u64 = 2_000;
+const WAIT_MS_MAX: u64 = 1_000;
 /// Share of requests that do not wait.
 const TRY_ONLY: f64 = 0.25;
 /// Share of shared requests among those for shared locks.
@@ -25,9 +25,9 @@ const SHARED_SEVERAL: f64 = 0.2;
 /// Share of requests in several tries under one idempotency key.
 const RETRIED: f64 = 0.1;
 /// Share of holdings that are renewed.
-const RENEWED: f64 = 0.4;
+const RENEWED: f64 = 0.3;
 /// Share of holdings that are left to end by themselves.
-const ABANDONED: f64 = 0.03;
+const ABANDONED: f64 = 0.02;
 
 /// Readers and writers of the same locks, until the run ends.
 pub(super) async fn shared(actor: &mut Actor) {
@@ -74,7 +74,7 @@ async fn hold(actor: &mut Actor, ask: &Ask) {
 
 async fn renew_at_times(actor: &mut Actor, holding: &mut Holding) {
     if actor.chance(RENEWED)
-        && actor.goes_on().await
+        && actor.goes_on_at_once()
         && let Some(node) = actor.node()
     {
         holding::renew(actor, &node, holding).await;

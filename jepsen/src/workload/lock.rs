@@ -13,11 +13,11 @@ use super::actor::Actor;
 use super::holding::{self, Ask, Holding};
 
 /// Clients per lock.
-const CLIENTS_PER_LOCK: u32 = 4;
+const CLIENTS_PER_LOCK: u32 = 3;
 /// Leases asked for, in milliseconds.
-const TTLS_MS: [u64; 4] = [500, 700, 1_000, 2_000];
+const TTLS_MS: [u64; 4] = [500, 600, 800, 1_500];
 /// Longest wait asked for, in milliseconds.
-const WAIT_MS_MAX: u64 = 1_500;
+const WAIT_MS_MAX: u64 = 1_200;
 /// Share of requests that do not wait.
 const TRY_ONLY: f64 = 0.3;
 /// Share of requests that are made in several tries under one idempotency key.
@@ -27,7 +27,7 @@ const BOUNDED: f64 = 0.1;
 /// Uses of the resource per holding, at most.
 const USES_MAX: u32 = 3;
 /// Share of the pauses between two uses that renew the lease.
-const RENEWED: f64 = 0.4;
+const RENEWED: f64 = 0.3;
 /// Share of holdings in which the client sleeps past its lease.
 const OVERSLEPT: f64 = 0.02;
 /// The same where nothing protects the resource: there it is the point.
@@ -35,7 +35,7 @@ const OVERSLEPT_UNFENCED: f64 = 0.06;
 /// How far past it, in milliseconds.
 const OVERSLEPT_MS_MAX: u64 = 400;
 /// Share of holdings that are left to end by themselves.
-const ABANDONED: f64 = 0.03;
+const ABANDONED: f64 = 0.02;
 /// How often a client tries to give back what it holds.
 const RELEASE_TRIES: u32 = 3;
 
@@ -75,7 +75,7 @@ async fn work(actor: &mut Actor, holding: &mut Holding, fenced: bool) {
             return;
         }
         if actor.chance(RENEWED) {
-            if !actor.goes_on().await {
+            if !actor.goes_on_at_once() {
                 return;
             }
             let Some(node) = actor.node() else { return };
@@ -104,7 +104,7 @@ async fn oversleep(actor: &mut Actor, holding: &mut Holding, fenced: bool) {
 /// Gives back what is held, through other nodes too; an end by its lease is as good.
 pub(super) async fn give_back(actor: &mut Actor, holding: &Holding) {
     for attempt in 0..RELEASE_TRIES {
-        if !actor.goes_on().await {
+        if !actor.goes_on_at_once() {
             return;
         }
         let node = if attempt == 0 { actor.node() } else { actor.any_node() };

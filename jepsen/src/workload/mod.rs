@@ -126,9 +126,14 @@ impl Pace {
 
     /// Waits until the next operation may begin. Who was held up does not make up for it.
     pub async fn wait(&mut self) {
-        let next = self.next.unwrap_or_else(Instant::now).max(Instant::now());
-        tokio::time::sleep_until(next).await;
-        self.next = Some(next + self.period);
+        tokio::time::sleep_until(self.next.unwrap_or_else(Instant::now)).await;
+        self.owe();
+    }
+
+    /// Counts an operation that cannot wait: the next one that can waits for both.
+    pub fn owe(&mut self) {
+        let now = Instant::now();
+        self.next = Some(self.next.unwrap_or(now).max(now) + self.period);
     }
 }
 
