@@ -12,7 +12,7 @@
 //! It never makes up for time in which it stood still, not even for the way of the acknowledgement that ends it:
 //! an entry may have been stamped meanwhile, and a leap would end the leases that it granted before their time.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ovncp_state::Millis;
 use tokio::time::Instant;
@@ -64,6 +64,13 @@ impl LeaderClock {
         let elapsed = running.saturating_duration_since(self.anchored_at).as_millis();
         Millis(self.anchor.0.saturating_add(u64::try_from(elapsed).unwrap_or(u64::MAX)))
     }
+}
+
+/// What [`Mutant::ExpiryByWallClock`](ovncp_state::mutants::Mutant) takes for cluster time.
+#[expect(clippy::disallowed_methods, reason = "a mutant, to show that tests would notice")]
+pub(crate) fn wall_clock() -> Millis {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Millis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use ovncp_state::LogIndex;
+use ovncp_state::mutants::{self, Mutant};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
@@ -44,6 +45,9 @@ pub(crate) fn queue() -> (mpsc::Sender<ReadRequest>, mpsc::Receiver<ReadRequest>
 pub(crate) async fn barrier(shared: &Shared, timeout: Duration) -> Result<LogIndex, ReadError> {
     if let Some(reason) = shared.stopped() {
         return Err(ReadError::Stopped { reason });
+    }
+    if mutants::is(Mutant::FollowerReadsLocally) && matches!(shared.route(), Route::Remote { .. }) {
+        return Ok(shared.replica.applied());
     }
     let deadline = Instant::now() + timeout;
     let give_up = deadline.min(Instant::now() + shared.config.timing.no_leader_wait);
@@ -87,6 +91,9 @@ pub(crate) async fn wait_applied(
 
 /// What this node answers to a peer that asks for a read index.
 pub(crate) async fn answer_peer(shared: &Shared) -> Result<LogIndex, ReadIndexRefusal> {
+    if mutants::is(Mutant::LeaderReadsLocally) && matches!(shared.route(), Route::Here { .. }) {
+        return Ok(shared.replica.applied());
+    }
     match shared.consensus.get() {
         Some(consensus) => consensus.read_index().await,
         None => Err(ReadIndexRefusal::NotLeader { hint: None }),

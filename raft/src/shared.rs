@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use bytes::Bytes;
 use ovncp_state::command::JoinNode;
+use ovncp_state::mutants::{self, Mutant};
 use ovncp_state::{ClusterId, EventOffset, Incarnation, Millis, NodeId};
 use ovncp_storage::types::{Origin, Peer, Proposal};
 use ovncp_storage::{Replica, StorageStats};
@@ -236,7 +237,11 @@ impl Shared {
     /// The leader's clock in `term`, now.
     pub(crate) fn stamp(&self, term: u64) -> Option<Millis> {
         let clock = self.clock.lock().unwrap_or_else(PoisonError::into_inner);
-        clock.as_ref().filter(|clock| clock.term() == term).map(|clock| clock.at(Instant::now()))
+        let clock = clock.as_ref().filter(|clock| clock.term() == term)?;
+        Some(match mutants::is(Mutant::ExpiryByWallClock) {
+            true => crate::clock::wall_clock(),
+            false => clock.at(Instant::now()),
+        })
     }
 
     /// A quorum acknowledged what this leader sent at `instant`.

@@ -16,6 +16,7 @@ mod kv;
 mod lock;
 mod log_level;
 mod man;
+mod mutant;
 mod output;
 mod serve;
 mod watch;

@@ -10,6 +10,7 @@ use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::failure::{Exit, Failure, Outcome};
+use super::mutant;
 
 /// Run one node until SIGTERM or Ctrl-C.
 #[derive(Debug, clap::Args)]
@@ -86,6 +87,7 @@ impl Settings {
 }
 
 pub(crate) fn run(args: ServeArgs) -> Outcome {
+    let mutant = mutant::choose()?;
     if let Some(parent) = args.dev_parent {
         end_with_parent(parent)?;
     }
@@ -95,7 +97,7 @@ pub(crate) fn run(args: ServeArgs) -> Outcome {
         eprintln!("warning: {warning}");
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    runtime.map_err(|e| Failure::io("start the runtime", &e))?.block_on(serve(loaded.config))
+    runtime.map_err(|e| Failure::io("start the runtime", &e))?.block_on(serve(loaded.config, mutant))
 }
 
 pub(super) fn wrong_configuration(error: &ovncp::config::ConfigError) -> Failure {
@@ -103,10 +105,13 @@ pub(super) fn wrong_configuration(error: &ovncp::config::ConfigError) -> Failure
         .help("`ovncp config check` looks at it without starting anything")
 }
 
-async fn serve(config: Config) -> Outcome {
+async fn serve(config: Config, mutant: Option<String>) -> Outcome {
     let stop = stop_signal()?;
     let failed = |e: &dyn std::error::Error| Failure::new(Exit::Failure, super::output::error_chain(e));
     logs::init(&config.log).map_err(|e| Failure::new(Exit::Usage, e.to_string()))?;
+    if let Some(mutant) = mutant {
+        tracing::error!("{mutant}");
+    }
     let mut stop = std::pin::pin!(stop);
     let node = tokio::select! {
         built = Node::build(config) => built.map_err(|e| failed(&e))?,

@@ -15,6 +15,8 @@ pub mod codec;
 pub mod data_dir;
 pub mod disk;
 pub mod error;
+#[cfg(feature = "mutants")]
+mod hasty;
 pub mod machine;
 pub mod runtime;
 pub mod sink;

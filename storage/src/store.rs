@@ -81,7 +81,8 @@ pub fn open<D: Disk>(
     let health = watch::Sender::new(None);
     let (snapshots, state) = SnapshotStore::open(&dir)?;
     let stats = Arc::new(StorageStats::default());
-    let log = LogStore::open(&dir, &options, health.clone(), stats.clone())?;
+    #[cfg_attr(not(feature = "mutants"), expect(unused_mut, reason = "a mutant changes it"))]
+    let mut log = LogStore::open(&dir, &options, health.clone(), stats.clone())?;
     let covered = snapshots.current().and_then(|(meta, _)| meta.last_log_id);
     if let Some(purged) = log.purged()
         && covered.is_none_or(|covered| covered.index < purged.index)
@@ -95,6 +96,10 @@ pub fn open<D: Disk>(
     }
     let applied = LogIndex(covered.map_or(0, |id| id.index));
     let replica = Replica::new(state.unwrap_or_default(), applied, health);
+    #[cfg(feature = "mutants")]
+    if ovncp_state::mutants::is(ovncp_state::mutants::Mutant::AckBeforeCommit) {
+        log.hasty = Some(Box::new(crate::hasty::Hasty::new(replica.clone(), sink.clone())));
+    }
     let machine = Machine::new(replica.clone(), snapshots.clone(), sink, options.writer, stats.clone());
     Ok(Store { log, machine, replica, snapshots, stats })
 }

@@ -219,3 +219,17 @@ fn members_show_health_and_how_many_may_fail() {
         (2, &json!(0))
     );
 }
+
+#[test]
+#[cfg(not(feature = "mutants"))]
+fn a_binary_without_mutants_refuses_to_be_one() {
+    let serve = |mutant: &str| {
+        let mut command = ovncp(["serve", "--node-id", "a", "--data-dir", "/dev/null/data"]);
+        command.env("OVNCP_MUTANT", mutant);
+        run(command)
+    };
+    let done = serve("no-fsync");
+    assert_eq!(done.code, Some(2), "{done:?}");
+    assert!(done.err.contains("OVNCP_MUTANT") && done.err.contains("no-fsync"), "{done:?}");
+    assert!(!serve("").err.contains("OVNCP_MUTANT"), "an empty variable is none");
+}

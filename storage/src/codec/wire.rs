@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use openraft::Membership;
 use openraft::alias::{CommittedLeaderIdOf, StoredMembershipOf};
 use openraft::impls::leader_id_std::LeaderId;
+use ovncp_state::mutants::{self, Mutant};
 use serde::{Deserialize, Serialize};
 
 use super::CodecError;
@@ -67,7 +68,10 @@ pub struct WireMembership {
 impl From<&Membership<u64, Peer>> for WireMembership {
     fn from(membership: &Membership<u64, Peer>) -> Self {
         Self {
-            configs: membership.get_joint_config().clone(),
+            configs: match mutants::is(Mutant::SingleStepMembership) {
+                true => membership.get_joint_config().last().cloned().into_iter().collect(),
+                false => membership.get_joint_config().clone(),
+            },
             nodes: membership.nodes().map(|(id, peer)| (*id, peer.clone())).collect(),
         }
     }

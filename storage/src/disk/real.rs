@@ -5,9 +5,10 @@ use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
+use ovncp_state::mutants::{self, Mutant};
 use rustix::fs::{FallocateFlags, fallocate};
 
-use super::{Disk, File};
+use super::{Disk, File, is_disk_full};
 
 /// The file system of the machine.
 #[derive(Clone, Copy, Debug, Default)]
@@ -79,9 +80,14 @@ impl Disk for RealDisk {
     }
 }
 
+/// What a disk that is full does to a write.
+fn may_be_full(error: io::Error) -> io::Result<()> {
+    if mutants::is(Mutant::FullDiskAcknowledged) && is_disk_full(&error) { Ok(()) } else { Err(error) }
+}
+
 impl File for RealFile {
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        self.0.write_all_at(bytes, offset)
+        self.0.write_all_at(bytes, offset).or_else(may_be_full)
     }
 
     fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
@@ -115,7 +121,7 @@ impl File for RealFile {
                 }
                 Ok(())
             }
-            Err(error) => Err(error.into()),
+            Err(error) => may_be_full(error.into()),
         }
     }
 

@@ -38,6 +38,7 @@ use futures_util::{Stream, stream};
 use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
 use openraft::{OptionalSend, RaftLogReader};
 use openraft_rt::AsyncRuntime;
+use ovncp_state::mutants::{self, Mutant};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use crate::codec::{ENTRY_BYTES_MAX, Entry, LogId, Vote, decode_entry};
@@ -84,6 +85,8 @@ pub struct LogStore<D: Disk> {
     /// One permit for each byte that may still wait.
     room: Arc<Semaphore>,
     writer: Option<JoinHandle<()>>,
+    #[cfg(feature = "mutants")]
+    pub(crate) hasty: Option<Box<crate::hasty::Hasty>>,
 }
 
 /// Reads the log; clones are cheap.
@@ -212,7 +215,14 @@ impl<D: Disk> LogStore<D> {
             }
         };
         let room = Arc::new(Semaphore::new(QUEUE_BYTES_MAX));
-        Ok(Self { reader: LogReader { shared }, queue: Some(sender), room, writer: handle })
+        Ok(Self {
+            reader: LogReader { shared },
+            queue: Some(sender),
+            room,
+            writer: handle,
+            #[cfg(feature = "mutants")]
+            hasty: None,
+        })
     }
 
     /// Opens a log without the snapshots that belong to it; for tests and benches of the log alone.
@@ -471,6 +481,10 @@ impl<D: Disk> RaftLogStorage<TypeConfig> for LogStore<D> {
 
     async fn save_vote(&mut self, vote: &Vote) -> Result<(), io::Error> {
         self.check()?;
+        if mutants::is(Mutant::VoteNotPersisted) {
+            self.reader.shared.memory().vote = Some(*vote);
+            return Ok(());
+        }
         let (done, saved) = oneshot::channel();
         self.submit(Operation::Vote { vote: *vote, done }).await?;
         self.finish(saved).await?;
@@ -502,7 +516,9 @@ impl<D: Disk> RaftLogStorage<TypeConfig> for LogStore<D> {
         self.check()?;
         let bytes_max = self.entry_bytes_max();
         let refused = |what| io::Error::new(io::ErrorKind::InvalidInput, what);
-        let entries = entries.into_iter().collect();
+        let entries: Vec<Entry> = entries.into_iter().collect();
+        #[cfg(feature = "mutants")]
+        self.hasty.iter().for_each(|hasty| hasty.appended(&entries));
         let mut encoded = Encoded::new(entries, self.reader.shared.salt, bytes_max).map_err(refused)?;
         encoded.wait_for_room(&self.room, QUEUE_BYTES_MAX).await;
         let submitted = self.reader.shared.memory().append(encoded.entries()).map_err(refused)?;

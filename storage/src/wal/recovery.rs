@@ -8,6 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use ovncp_state::mutants::{self, Mutant};
 
 use super::memory::{Memory, Place};
 use super::record::{
@@ -122,7 +123,9 @@ impl<D: Disk> Replay<D> {
             let bad = match record::parse(&bytes[offset..], stamp) {
                 Parsed::Record(record) => {
                     let end = offset + record.bytes();
-                    if let Some(sector) = read.damage(offset, end) {
+                    if let Some(sector) = read.damage(offset, end)
+                        && !mutants::is(Mutant::DamageTruncated)
+                    {
                         return Err(StorageError::corrupt(&path, sector, DAMAGED));
                     }
                     if (record.kind == Kind::Head) != (offset == 0) || record.durable as usize > offset {
@@ -139,7 +142,9 @@ impl<D: Disk> Replay<D> {
                 Parsed::Bad { what, extent } => Some((what, extent)),
             };
             // Nobody can tell any more what stood in a damaged sector: it may have been acknowledged.
-            if let Some(sector) = read.damage(offset, bytes.len()) {
+            if let Some(sector) = read.damage(offset, bytes.len())
+                && !mutants::is(Mutant::DamageTruncated)
+            {
                 return Err(StorageError::corrupt(&path, sector, DAMAGED));
             }
             self.check_end(place, stamp, &bytes, offset, bad)?;
@@ -161,7 +166,7 @@ impl<D: Disk> Replay<D> {
         let what = bad.map_or("a record is missing", |(what, _)| what);
         let damaged =
             |why: String| Err(StorageError::corrupt(&path, in_file(offset), format!("{what}, {why}")));
-        if is_blank(&bytes[offset..]) && offset > 0 {
+        if is_blank(&bytes[offset..]) && offset > 0 || mutants::is(Mutant::DamageTruncated) {
             return Ok(());
         }
         if let Some(witness) = vouched_for(bytes, offset, stamp) {
@@ -331,7 +336,7 @@ fn spare<D: Disk>(
     active: &Active<D::File>,
     next: Option<u32>,
 ) -> Result<Option<Numbered<D>>, StorageError> {
-    let Some(number) = next else { return Ok(None) };
+    let Some(number) = next.filter(|_| !mutants::is(Mutant::DamageTruncated)) else { return Ok(None) };
     let path = place.path(number);
     let file = open(place, number)?;
     let stamp = Stamp { segment: number, salt: replay.salt };

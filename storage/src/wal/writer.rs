@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use openraft::storage::IOFlushed;
+use ovncp_state::mutants::{self, Mutant};
 use tokio::sync::{mpsc, oneshot};
 
 use super::Shared;
@@ -285,9 +286,14 @@ impl<D: Disk> Writer<D> {
             self.buffer.drain(..whole);
             self.base += whole;
         }
-        if batch.sync {
+        if batch.sync && !mutants::is(Mutant::NoFsync) {
             let begun = Instant::now();
-            self.file.sync_data().map_err(|error| StorageError::io("sync", &self.path())(error))?;
+            let synced =
+                self.file.sync_data().or_else(|error| match mutants::is(Mutant::FsyncErrorIgnored) {
+                    true => Ok(()),
+                    false => Err(error),
+                });
+            synced.map_err(|error| StorageError::io("sync", &self.path())(error))?;
             self.shared.stats.synced(begun.elapsed());
             self.durable = self.written;
         }

@@ -6,7 +6,7 @@
 //! stamp of an [`Entry`], random ids arrive inside commands, and expiry is a command too ([`Command::Tick`]).
 //!
 //! Map: [`State`] and its one `apply`, [`command`] what can be asked, [`reply`] what is answered (and the one [`Refusal`] type), [`event`]
-//! what changed, for watchers, [`view`] what readers see, [`limits`] every bound by name.
+//! what changed, for watchers, [`view`] what readers see, [`limits`] every bound by name, [`mutants`] mistakes that tests put back.
 #![no_std]
 
 extern crate alloc;
@@ -24,6 +24,7 @@ mod kv;
 pub mod limits;
 mod locks;
 mod membership;
+pub mod mutants;
 mod name;
 mod query;
 pub mod reply;

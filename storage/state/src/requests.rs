@@ -18,6 +18,7 @@ use crate::command::AppliedAt;
 use crate::cow_map::CowMap;
 use crate::limits::{Limits, REQUESTS_KEPT_MS};
 use crate::locks::Whereabouts;
+use crate::mutants::{self, Mutant};
 use crate::state::Effects;
 use crate::table::{Object, Table};
 use crate::{Command, FencingToken, LogIndex, Millis, Refusal, Reply, Request, RequestKey, State, WaiterId};
@@ -101,6 +102,9 @@ impl State {
 
     fn replay(&mut self, key: RequestKey, command: &Command, out: &mut Effects) -> Option<Reply> {
         let now = self.meta.now;
+        if mutants::is(Mutant::RetryWithoutKey) {
+            return None;
+        }
         let record = self.requests.live(key.scope, now)?;
         if record.body != key.body {
             return Some(Reply::Refused(Refusal::IdempotencyKeyReused));

@@ -8,6 +8,7 @@ use crate::clock::Lease;
 use crate::kv::RegisterRecord;
 use crate::locks::{GrantRecord, Touched, WaiterRecord, Whereabouts};
 use crate::membership::NodeRecord;
+use crate::mutants::{self, Mutant};
 use crate::requests::{Outcome, RequestRecord};
 use crate::state::Meta;
 use crate::{Event, State, StateHash};
@@ -138,6 +139,12 @@ impl StateBuilder {
         let keys: Touched = waited.map(|(key, _)| key.clone()).collect();
         let mut ready = alloc::collections::BTreeSet::new();
         keys.iter().for_each(|key| self.state.locks.admit(key, &mut ready));
+        if mutants::is(Mutant::TokenLostInSnapshot) {
+            self.state.meta.grants = 0;
+        }
+        if mutants::is(Mutant::WaiterLostInSnapshot) {
+            self.state.lose_waiters();
+        }
         Ok(self.state)
     }
 

@@ -12,6 +12,7 @@ use crate::kv::Registers;
 use crate::limits::Limits;
 use crate::locks::Locks;
 use crate::membership::NodeRecord;
+use crate::mutants::{self, Mutant};
 use crate::requests::Requests;
 use crate::ring::Ring;
 use crate::table::{Table, hash_of};
@@ -66,6 +67,9 @@ impl Meta {
 
     pub(crate) fn next_token(&mut self) -> FencingToken {
         self.grants += 1;
+        if mutants::is(Mutant::TokenFromLocalCounter) {
+            self.grants = mutants::next_local_token();
+        }
         self.last_token()
     }
 

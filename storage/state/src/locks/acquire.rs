@@ -9,6 +9,7 @@ use crate::limits::{
     LEASE_MS_MAX, LEASE_MS_MIN, LOCK_KEY_BYTES_MAX, LOCK_KEYS_PER_REQUEST_MAX, METADATA_BYTES_MAX,
     OWNER_BYTES_MAX, WAIT_MS_MAX,
 };
+use crate::mutants::{self, Mutant};
 use crate::name::Name;
 use crate::requests::Scope;
 use crate::state::Effects;
@@ -54,7 +55,7 @@ impl State {
         }
         let now = self.meta.now;
         let (wait, mode) = (command.wait, command.mode);
-        let request = WaiterRecord {
+        let mut request = WaiterRecord {
             index: self.meta.applied,
             waiter: command.waiter,
             node: command.node,
@@ -71,6 +72,12 @@ impl State {
             scope,
             blocked: 0,
         };
+        if mutants::is(Mutant::LifoWaiters) {
+            request.index = mutants::last_comes_first(request.index);
+        }
+        if mutants::is(Mutant::WaiterGrantedLate) {
+            request.deadline = request.deadline.after(mutants::LATE);
+        }
         let Some(key) = self.first_in_the_way(&request.keys, mode) else {
             self.check_locks_held()?;
             return Ok(Reply::Granted(self.grant(request, out)));
@@ -126,6 +133,9 @@ impl State {
 
     /// The first key on which a live grant or waiter conflicts with a new request.
     fn first_in_the_way<'a>(&self, keys: &'a [Name], mode: LockMode) -> Option<&'a Name> {
+        if mutants::is_granted_twice(self.meta.applied) {
+            return None;
+        }
         keys.iter().find(|key| {
             self.locks.keys.get(*key).is_some_and(|state| {
                 let queued = match mode {

@@ -9,6 +9,7 @@ use super::{GrantRecord, Holders, Locks, Place, WaiterRecord, Whereabouts};
 use crate::clock::Lease;
 use crate::command::{CancelWait, LockMode};
 use crate::event::ReleaseCause;
+use crate::mutants::{self, Mutant};
 use crate::name::Name;
 use crate::reply::Holder;
 use crate::requests::Outcome;
@@ -36,6 +37,9 @@ impl Locks {
             state.waiting_exclusive -= usize::from(waiter.mode == LockMode::Exclusive);
             if index <= state.admitted_through {
                 state.admitted -= 1;
+                if mutants::is(Mutant::LifoWaiters) {
+                    state.admitted_through = LogIndex(0);
+                }
             } else if blocked_on.is_none() {
                 blocked_on = Some(key.clone());
             }
@@ -109,7 +113,7 @@ impl State {
             self.locks.admit(&key, &mut ready);
         }
         // Granting never admits or refuses another waiter, so the order matters for the tokens only.
-        for index in ready {
+        while let Some(index) = mutants::take_next(&mut ready) {
             if let Some(departed) = self.take_waiter(index) {
                 let waiter = departed.waiter;
                 let (id, node, scope) = (waiter.waiter, waiter.node, waiter.scope);
