@@ -103,7 +103,7 @@ struct Nemesis {
 
 fn parse_nemesis(text: &str) -> Result<Nemesis, String> {
     let kinds = match text {
-        "mixed" => NemesisKind::all().to_vec(),
+        run::MIXED => NemesisKind::all().to_vec(),
         "none" => Vec::new(),
         names => {
             let known = || NemesisKind::all().iter().map(|kind| kind.name()).collect::<Vec<_>>().join(", ");
@@ -204,10 +204,15 @@ fn check(dir: &Path) -> ExitCode {
 
 fn plan(args: RunArgs, store: &Path) -> Result<Plan, String> {
     let binary = find_binary(args.binary)?;
+    let mut kinds = args.nemesis.kinds;
+    if args.workload == WorkloadKind::Membership && !kinds.contains(&NemesisKind::Membership) {
+        // The workload is about it.
+        kinds.push(NemesisKind::Membership);
+    }
     let mut plan = Plan {
         workload: args.workload,
         nemesis: args.nemesis.text,
-        nemeses: args.nemesis.kinds,
+        nemeses: kinds,
         time: args.time,
         clients: args.clients,
         seed: args.seed.unwrap_or_else(|| u64::from(rand::rng().random::<u32>())),

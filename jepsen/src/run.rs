@@ -17,7 +17,7 @@ use serde_json::json;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-pub use plan::Plan;
+pub use plan::{MIXED, Plan};
 
 use crate::checker::{self, DirError};
 use crate::history::{History, HistoryError, Invocation, Kind, Process, Recorder, write_edn};
@@ -84,7 +84,13 @@ pub async fn run(plan: Plan, store: &Path, interrupted: watch::Receiver<bool>) -
     eprintln!("run     {}", dir.display());
     let leftovers = Leftovers::begin(&dir).map_err(RunError::io("write the state file"))?;
     let mut plan = plan;
-    let mut env = stage::set_up(&mut plan, &dir, &leftovers).await?;
+    let mut env = match stage::set_up(&mut plan, &dir, &leftovers).await {
+        Ok(env) => env,
+        Err(error) => {
+            leftovers.end().map_err(RunError::io("remove the state file"))?;
+            return Err(error);
+        }
+    };
     let outcome = perform(&plan, &dir, &mut env, interrupted.clone()).await;
     let passed = matches!(&outcome, Ok(results) if results.verdict == checker::Verdict::Pass);
     // Disks of a run that found something are evidence.

@@ -72,11 +72,7 @@ impl Env {
     /// A node that may go down: nobody else harms it until [`Env::release`], and with all the others that are
     /// claimed it is a minority.
     pub async fn claim(&mut self, rng: &mut StdRng, pick: Pick) -> Result<String, FaultError> {
-        let nodes = self.cluster.names().len();
-        if self.claimed.len() + 1 > nodes.saturating_sub(1) / 2 {
-            let claimed = self.claimed.iter().cloned().collect::<Vec<_>>().join(", ");
-            return Err(FaultError::NotNow(format!("one more node than {claimed} is too many of {nodes}")));
-        }
+        self.room_for_one()?;
         let leader = if pick == Pick::Any { None } else { self.cluster.leader().await };
         let mut candidates = self.unclaimed();
         match pick {
@@ -88,6 +84,25 @@ impl Env {
         let chosen = chosen.ok_or_else(|| FaultError::NotNow(format!("no node for {pick:?}")))?;
         self.claimed.insert(chosen.clone());
         Ok(chosen)
+    }
+
+    /// This very node, as far as [`Env::claim`] would give it.
+    pub fn claim_named(&mut self, name: &str) -> Result<(), FaultError> {
+        if self.claimed.contains(name) {
+            return Err(FaultError::NotNow(format!("{name} is harmed already")));
+        }
+        self.room_for_one()?;
+        self.claimed.insert(name.to_owned());
+        Ok(())
+    }
+
+    fn room_for_one(&self) -> Result<(), FaultError> {
+        let nodes = self.cluster.names().len();
+        if self.claimed.len() < nodes.saturating_sub(1) / 2 {
+            return Ok(());
+        }
+        let claimed = self.claimed.iter().cloned().collect::<Vec<_>>().join(", ");
+        Err(FaultError::NotNow(format!("one more node than {claimed} is too many of {nodes}")))
     }
 
     /// All nodes at once, when nobody is harmed.

@@ -69,7 +69,8 @@ impl NetError {
 #[derive(Debug)]
 pub struct Network {
     links: Arc<Links>,
-    hosts: Vec<String>,
+    /// In the order in which they came; their numbers follow from it.
+    hosts: Vec<(String, Place)>,
     backing: Backing,
 }
 
@@ -110,8 +111,11 @@ impl Network {
         }
     }
 
-    /// Makes a host for a node and says where it stands.
+    /// Makes a host for a node and says where it stands. A name that had a host before has it still.
     pub async fn add_host(&mut self, name: &str) -> Result<Place, NetError> {
+        if let Some((_, place)) = self.hosts.iter().find(|(known, _)| known == name) {
+            return Ok(place.clone());
+        }
         let number = u8::try_from(self.hosts.len() + 1).unwrap_or(u8::MAX);
         if number > HOSTS_MAX {
             return Err(NetError::Full);
@@ -120,7 +124,7 @@ impl Network {
             Backing::Netns(namespaces) => namespaces.add_host(name, number).await?,
             Backing::Proxy(proxies) => proxies.add_host(name, number).await?,
         };
-        self.hosts.push(name.to_owned());
+        self.hosts.push((name.to_owned(), place.clone()));
         Ok(place)
     }
 

@@ -6,9 +6,15 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::disk::DiskKind;
-use crate::nemesis::NemesisKind;
+use crate::nemesis::{NemesisKind, schedule};
 use crate::net::NetKind;
 use crate::workload::WorkloadKind;
+
+/// All faults that can be made.
+pub const MIXED: &str = "mixed";
+/// Moments of the schedule that a fault needs to be sure of its turn: some pass because enough is at work, and some
+/// faults have to wait until no node is down.
+const MOMENTS_PER_FAULT: usize = 3;
 
 /// Parameters of a run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -63,8 +69,13 @@ impl Plan {
         (1..=self.nodes).map(|number| format!("n{number}")).collect()
     }
 
-    /// Writes it as JSON.
+    /// Writes it as JSON. A mixed run that is too short to see every fault promises none by name.
     pub fn write(&self, path: &Path) -> std::io::Result<()> {
-        std::fs::write(path, serde_json::to_vec_pretty(self)?)
+        let mut plan = serde_json::to_value(self)?;
+        let moments = schedule::slots(self.seed, self.time).len();
+        if self.nemesis == MIXED && moments < MOMENTS_PER_FAULT * self.nemeses.len() {
+            plan["nemeses"] = serde_json::json!([MIXED]);
+        }
+        std::fs::write(path, serde_json::to_vec_pretty(&plan)?)
     }
 }

@@ -24,6 +24,8 @@ const ENVIRONMENT: [(&str, &str); 7] = [
     ("OVNCP_DRAIN_DELAY", "200ms"),
     ("RUST_BACKTRACE", "1"),
 ];
+/// Nodes that join are to become voters.
+const VOTERS_WITH_MEMBERSHIP: &str = "5";
 /// By which variable a node with the mutants in it is told which one to be.
 const MUTANT_VARIABLE: &str = "OVNCP_MUTANT";
 
@@ -92,6 +94,9 @@ fn clocks(plan: &mut Plan, dir: &Path) -> Option<Clocks> {
 fn settings(plan: &Plan, logs: &Path, peers: String) -> Settings {
     let mut environment: Vec<(String, String)> =
         ENVIRONMENT.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    if plan.nemeses.contains(&NemesisKind::Membership) {
+        environment.push(("OVNCP_VOTERS_TARGET".to_owned(), VOTERS_WITH_MEMBERSHIP.to_owned()));
+    }
     if let Some(mutant) = &plan.mutant {
         environment.push((MUTANT_VARIABLE.to_owned(), mutant.clone()));
     }
