@@ -242,12 +242,10 @@ fn group_config(config: &Config, http_port: u16) -> GroupConfig {
         metadata: cluster.labels.iter().map(|label| (label.key.clone(), label.value.clone())).collect(),
     };
     let peers = cluster.peers.iter().map(|peer| StaticPeer { name: peer.name.clone(), addr: peer.address() });
+    let listen = SocketAddr::new(config.server.listen, cluster.peer_port);
     GroupConfig {
-        name: cluster.node_id.clone(),
         info,
         peers: if cluster.enabled { peers.collect() } else { Vec::new() },
-        listen: SocketAddr::new(config.server.listen, cluster.peer_port),
-        data_dir: config.storage.data_dir.clone(),
         started_unix_ms: crate::wall_clock::unix_ms(),
         voters_target: cluster.voters_target,
         timing: Timing {
@@ -263,5 +261,6 @@ fn group_config(config: &Config, http_port: u16) -> GroupConfig {
             every_entries: config.raft.snapshot_entries,
             keep_entries: config.raft.snapshot_keep_entries,
         },
+        ..GroupConfig::new(cluster.node_id.clone(), listen, config.storage.data_dir.clone())
     }
 }

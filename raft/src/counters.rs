@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::error::{ProposeError, ReadError};
 
 /// How a proposal or a renewal of a caller of this node can end, as label values.
-pub const WRITE_OUTCOMES: [&str; 6] = ["applied", "no_leader", "busy", "unknown", "too_large", "stopped"];
+pub const WRITE_OUTCOMES: [&str; 7] =
+    ["applied", "no_leader", "busy", "unknown", "too_large", "stopped", "not_yet"];
 /// How a read barrier of a caller of this node can end, as label values.
 pub const READ_OUTCOMES: [&str; 5] = ["confirmed", "no_leader", "lagging", "busy", "stopped"];
 
@@ -48,8 +49,8 @@ pub(crate) struct Counters {
     pub(crate) taken: Counter,
     pub(crate) retried: Counter,
     pub(crate) read_rounds: Counter,
-    proposals: Outcomes<6>,
-    renewals: Outcomes<6>,
+    proposals: Outcomes<7>,
+    renewals: Outcomes<7>,
     reads: Outcomes<5>,
 }
 
@@ -99,6 +100,7 @@ fn write_outcome<T>(result: &Result<T, ProposeError>) -> usize {
         Err(ProposeError::Unknown) => 3,
         Err(ProposeError::TooLarge { .. }) => 4,
         Err(ProposeError::Stopped { .. }) => 5,
+        Err(ProposeError::NotYet { .. }) => 6,
     }
 }
 
@@ -112,9 +114,9 @@ pub struct GroupCounters {
     /// Times it learned of another leader, or of the same one in a new term.
     pub leader_changes: u64,
     /// Proposals of its callers by outcome ([`WRITE_OUTCOMES`]).
-    pub proposals: [u64; 6],
+    pub proposals: [u64; 7],
     /// Renewals of its callers by outcome ([`WRITE_OUTCOMES`]).
-    pub renewals: [u64; 6],
+    pub renewals: [u64; 7],
     /// Read barriers of its callers by outcome ([`READ_OUTCOMES`]).
     pub reads: [u64; 5],
     /// Proposals sent on to another node that leads; one that is sent again counts again.
@@ -135,19 +137,22 @@ pub struct GroupCounters {
 
 #[cfg(test)]
 mod tests {
+    use ovncp_state::Version;
+
     use super::*;
 
     #[test]
     fn every_outcome_has_its_own_counter() {
         let counters = Counters::default();
         let stopped = || "test".to_owned();
-        let writes: [Result<(), _>; 6] = [
+        let writes: [Result<(), _>; 7] = [
             Ok(()),
             Err(ProposeError::NoLeader { last_known: None }),
             Err(ProposeError::Busy { queue: "test" }),
             Err(ProposeError::Unknown),
             Err(ProposeError::TooLarge { bytes: 2, max: 1 }),
             Err(ProposeError::Stopped { reason: stopped() }),
+            Err(ProposeError::NotYet { needs: Version::BASE, cluster: Version::BASE, oldest: None }),
         ];
         for (position, result) in writes.iter().enumerate() {
             (0..=position).for_each(|_| counters.proposed(result));
@@ -162,8 +167,8 @@ mod tests {
         ];
         reads.iter().for_each(|result| counters.read(result));
         let counted = counters.snapshot();
-        assert_eq!(counted.proposals, [1, 2, 3, 4, 5, 6]);
-        assert_eq!(counted.renewals, [1; 6]);
+        assert_eq!(counted.proposals, [1, 2, 3, 4, 5, 6, 7]);
+        assert_eq!(counted.renewals, [1; 7]);
         assert_eq!(counted.reads, [1; 5]);
     }
 }

@@ -345,9 +345,15 @@ impl<D: Disk, N: Net> Handler<D, N> {
                     ControlResponse::Joined { cluster_id, id, key: place.key }
                 }
                 Reply::Refused(refusal) => {
-                    // Its data directory was removed from this cluster or copied: asking again cannot help.
-                    let retry =
-                        !matches!(refusal, Refusal::StaleIncarnation | Refusal::InvalidArgument { .. });
+                    // Its data directory was removed from this cluster or copied, or its binary is too old:
+                    // asking again cannot help.
+                    let hopeless = matches!(
+                        refusal,
+                        Refusal::StaleIncarnation
+                            | Refusal::InvalidArgument { .. }
+                            | Refusal::Outdated { .. }
+                    );
+                    let retry = !hopeless;
                     ControlResponse::Refused { reason: refusal.to_string(), retry }
                 }
                 other => ControlResponse::Refused { reason: format!("answered {other:?}"), retry: true },

@@ -1,6 +1,6 @@
 //! How agreement can fail, as callers must tell it apart.
 
-use ovncp_state::NodeId;
+use ovncp_state::{NodeId, Version};
 
 /// Why a proposal has no reply.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -28,6 +28,16 @@ pub enum ProposeError {
         /// The bound.
         max: usize,
     },
+    /// Not every member understands this kind of command yet; nothing happened.
+    #[error("needs version {needs} on every node, the cluster is at {cluster}{}", because_of(.oldest))]
+    NotYet {
+        /// The version that brought it.
+        needs: Version,
+        /// What every member understands.
+        cluster: Version,
+        /// Name of a member that is older.
+        oldest: Option<String>,
+    },
     /// This node stops, its storage failed, or it takes no writes because it may have a wrong state; nothing
     /// happened.
     #[error("this node is stopped: {reason}")]
@@ -35,6 +45,10 @@ pub enum ProposeError {
         /// Why.
         reason: String,
     },
+}
+
+fn because_of(name: &Option<String>) -> String {
+    name.as_ref().map_or_else(String::new, |name| format!(" because of {name}"))
 }
 
 /// Why a read could not be made linearizable.
@@ -127,6 +141,16 @@ pub enum StartError {
         path: String,
         /// What was found.
         reason: String,
+    },
+    /// The cluster in the data directory has moved on to a later version.
+    #[error("data directory {path}: this node has version {own}, its cluster {cluster}: start a newer one")]
+    Outdated {
+        /// The directory.
+        path: String,
+        /// What this node understands.
+        own: Version,
+        /// What every member understood when this directory was written.
+        cluster: Version,
     },
     /// The peer listener cannot be opened.
     #[error("listen for peers on {addr}: {source}")]

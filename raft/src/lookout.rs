@@ -184,10 +184,16 @@ pub(crate) async fn report_start(shared: Arc<Shared>) {
         if let Some(place) = place.filter(|_| formed) {
             match proposals::propose(&shared, &report(&shared, place), REPORT_TIMEOUT).await {
                 Ok(committed) => {
-                    if committed.reply == Reply::Refused(Refusal::StaleIncarnation) {
-                        let reason = "a later start of this node is known: its data directory was copied or \
-                                      restored, or another process runs with it";
-                        shared.stop(reason.to_owned());
+                    match committed.reply {
+                        Reply::Refused(Refusal::StaleIncarnation) => shared.stop(
+                            "a later start of this node is known: its data directory was copied or restored, or \
+                             another process runs with it"
+                                .to_owned(),
+                        ),
+                        Reply::Refused(outdated @ Refusal::Outdated { .. }) => {
+                            shared.stop(format!("the cluster refuses this node: {outdated}"));
+                        }
+                        _ => {}
                     }
                     return;
                 }

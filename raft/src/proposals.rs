@@ -20,7 +20,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
-use ovncp_state::Request;
+use ovncp_state::{Request, Version};
 use ovncp_storage::codec;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
@@ -72,6 +72,10 @@ pub(crate) fn start(shared: &Shared, request: &Request, timeout: Duration) -> Re
     if let Some(reason) = integrity::refuses(shared, &request.command) {
         return Err(ProposeError::Stopped { reason });
     }
+    let needs = (shared.config.since)(&request.command);
+    if let Some(refused) = not_yet(shared, needs) {
+        return Err(refused);
+    }
     let envelope = codec::encode_request(request);
     if envelope.len() > ENVELOPE_BYTES_MAX {
         return Err(ProposeError::TooLarge { bytes: envelope.len(), max: ENVELOPE_BYTES_MAX });
@@ -83,6 +87,21 @@ pub(crate) fn start(shared: &Shared, request: &Request, timeout: Duration) -> Re
         mpsc::error::TrySendError::Closed(_) => ProposeError::Stopped { reason: "stopping".to_owned() },
     })?;
     Ok(Started { ticket })
+}
+
+/// Why a command that came with version `needs` must not be proposed: a member could not apply it. What this node has
+/// applied may be behind, which errs on the safe side, since the cluster's version only rises.
+fn not_yet(shared: &Shared, needs: Version) -> Option<ProposeError> {
+    if needs <= Version::BASE {
+        return None;
+    }
+    shared.replica.read(|state| {
+        let cluster = state.cluster_version();
+        (needs > cluster).then(|| {
+            let oldest = state.oldest_member().and_then(|id| state.node(id)).map(|node| node.name);
+            ProposeError::NotYet { needs, cluster, oldest }
+        })
+    })
 }
 
 /// A proposal in the queue or beyond.
@@ -394,9 +413,12 @@ fn admit(shared: &Shared, items: &[ForwardItem]) -> Option<[OwnedSemaphorePermit
     Some([take(&shared.admission, items.len())?, take(&shared.admission_bytes, bytes)?])
 }
 
-/// Whether what a peer sent may become an entry here: understood, and no write while writes are held.
+/// Whether what a peer sent may become an entry here: understood by all, and no write while writes are held.
 fn may_enter(shared: &Shared, envelope: &[u8]) -> bool {
-    understood(envelope).is_some_and(|request| integrity::refuses(shared, &request.command).is_none())
+    understood(envelope).is_some_and(|Request { command, .. }| {
+        integrity::refuses(shared, &command).is_none()
+            && not_yet(shared, (shared.config.since)(&command)).is_none()
+    })
 }
 
 /// The request that a peer sent. One that is too large looks like a failing disk to the log of its leader; one

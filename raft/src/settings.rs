@@ -8,6 +8,7 @@ use std::time::Duration;
 use openraft::{Config, SnapshotPolicy};
 use ovncp_state::command::NodeInfo;
 use ovncp_state::limits::{NODE_FIELD_BYTES_MAX, NODES_MAX};
+use ovncp_state::{Command, Version};
 
 use crate::error::StartError;
 
@@ -108,6 +109,9 @@ pub struct GroupConfig {
     /// Unix milliseconds at this start, so that people can be shown the date of cluster time 0. Nothing is
     /// decided by it.
     pub started_unix_ms: u64,
+    /// Which version brought a command. For tests that need a kind newer than there is.
+    #[doc(hidden)]
+    pub since: fn(&Command) -> Version,
 }
 
 impl GroupConfig {
@@ -123,6 +127,7 @@ impl GroupConfig {
             timing: Timing::default(),
             snapshot: SnapshotSettings::default(),
             started_unix_ms: 0,
+            since: Command::since,
         }
     }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use openraft::RaftLogReader;
+use ovncp_state::{State, Version};
 use ovncp_storage::disk::Disk;
 use ovncp_storage::runtime::{self, random_u64};
 use ovncp_storage::{DataDir, StorageError, Store, StoreOptions};
@@ -103,6 +104,7 @@ pub(crate) async fn start<D: Disk, N: Net>(
     let agreement =
         Agreement::load(dir.disk(), dir.path()).map_err(|error| storage_failed(&config.data_dir, error))?;
     check_name(&config, &dir, &store)?;
+    check_version(&config, &store)?;
     let listen_failed = |source| StartError::Listen { addr: listen.clone(), source };
     let listener = net.bind(&listen).await.map_err(listen_failed)?;
     let peer_address = net.local_addr(&listener).map_err(listen_failed)?;
@@ -137,6 +139,15 @@ fn check_name<D: Disk>(config: &GroupConfig, dir: &DataDir<D>, store: &Store<D>)
         }),
         None => Ok(()),
     }
+}
+
+/// A state that a later version may have written must not be gone on with, even where it can be read.
+fn check_version<D: Disk>(config: &GroupConfig, store: &Store<D>) -> Result<(), StartError> {
+    let (own, cluster) = (Version::of(&config.info.version), store.replica.read(State::cluster_version));
+    if own >= cluster {
+        return Ok(());
+    }
+    Err(StartError::Outdated { path: config.data_dir.display().to_string(), own, cluster })
 }
 
 type Parts = (Arc<Callers>, Arc<Waiters>, watch::Sender<ovncp_state::EventOffset>);

@@ -41,6 +41,8 @@ pub struct Cluster {
     pub state_hash: String,
     /// Number of voters that the group aims at.
     pub voters_target: u8,
+    /// What every member understands, as `major.minor`; it rises when the last member was upgraded.
+    pub cluster_version: String,
     /// Nodes that vote.
     pub voters: usize,
     /// Nodes that only follow.
@@ -90,6 +92,7 @@ pub async fn cluster(
         committed_index: status.committed.max(index).to_string(),
         state_hash: report.state_hash.to_string(),
         voters_target: view.voters_target,
+        cluster_version: view.version.to_string(),
         voters: status.voters.len(),
         learners: status.learners.len(),
         nodes: view.nodes,

@@ -101,6 +101,8 @@ codes! {
     MembershipBusy = 409 "membership_change_in_progress";
     /// The target cannot lead.
     Unfit = 409 "unfit_target";
+    /// Not every member is new enough for it.
+    ClusterVersion = 409 "cluster_version";
     /// The state of the cluster does not allow it.
     Conflict = 409 "conflict";
     /// The register has another revision than asked.
@@ -248,7 +250,8 @@ impl From<Refusal> for ApiError {
             Refusal::AlreadyFormed
             | Refusal::NameTaken { .. }
             | Refusal::StaleIncarnation
-            | Refusal::StaleGeneration => error(Code::Conflict),
+            | Refusal::StaleGeneration
+            | Refusal::Outdated { .. } => error(Code::Conflict),
         }
     }
 }
@@ -283,6 +286,9 @@ impl From<ProposeError> for ApiError {
             ProposeError::TooLarge { max, .. } => {
                 Self::new(Code::BodyTooLarge, detail).with("max_bytes", max)
             }
+            ProposeError::NotYet { needs, cluster, .. } => Self::new(Code::ClusterVersion, detail)
+                .with("needs", needs.to_string())
+                .with("cluster_version", cluster.to_string()),
             ProposeError::Stopped { .. } => Self::new(Code::NodeStopped, detail),
         }
     }

@@ -39,6 +39,9 @@ pub struct ClusterView {
     pub state_hash: String,
     /// Number of voters that the group aims at.
     pub voters_target: u8,
+    /// What every member understands, as `major.minor`; empty when an older node answered.
+    #[serde(default)]
+    pub cluster_version: String,
     /// Nodes that vote.
     pub voters: usize,
     /// Nodes that only follow.

@@ -10,3 +10,4 @@ mod membership;
 mod single;
 mod three;
 mod transfer;
+mod version;

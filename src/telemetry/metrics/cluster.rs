@@ -90,7 +90,7 @@ declare! {
         "Leaders this node has seen take office, the first one after its start included.",
         night "Each costs writes some 10 to 500 ms; more than a few a day without deployments need a reason.";
     PROPOSALS = Counter "ovncp_raft_proposals_total" {outcome} in "proposals",
-        "Writes of clients of this node by outcome (applied, no_leader, busy, unknown, too_large, stopped); a refusal by the state is applied.",
+        "Writes of clients of this node by outcome (applied, no_leader, busy, unknown, too_large, stopped, not_yet); a refusal by the state is applied.",
         night "no_leader: no majority. busy: overload. unknown: leaders died with writes under way; clients retry.";
     RENEWALS = Counter "ovncp_raft_renewals_total" {outcome} in "renewals",
         "Lease renewals of clients of this node by outcome, as for ovncp_raft_proposals_total.",

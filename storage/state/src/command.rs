@@ -10,7 +10,8 @@ use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    ClusterId, FencingToken, Incarnation, LogIndex, Millis, NodeId, Revision, Salt, SecretHash, WaiterId,
+    ClusterId, FencingToken, Incarnation, LogIndex, Millis, NodeId, Revision, Salt, SecretHash, Version,
+    WaiterId,
 };
 
 /// One committed entry, as [`State::apply`](crate::State::apply) sees it.
@@ -79,6 +80,28 @@ pub enum Command {
     ForceReleaseLock(ForceReleaseLock),
     /// Reads nothing, writes registers: all conditions hold and all operations happen, or nothing does.
     WriteKv(WriteKv),
+}
+
+impl Command {
+    /// The version that brought this kind: it may enter the log once the cluster's version has reached it. A kind
+    /// that is added gets the version that will be released with it, here and nowhere else.
+    pub fn since(&self) -> Version {
+        match self {
+            Command::Tick
+            | Command::FormCluster(_)
+            | Command::JoinNode(_)
+            | Command::UpdateNode(_)
+            | Command::ChangeNode(_)
+            | Command::RemoveNode(_)
+            | Command::AnnounceLeader(_)
+            | Command::AcquireLock(_)
+            | Command::RenewLocks(_)
+            | Command::ReleaseLock(_)
+            | Command::CancelWait(_)
+            | Command::ForceReleaseLock(_)
+            | Command::WriteKv(_) => Version::BASE,
+        }
+    }
 }
 
 /// See [`Command::FormCluster`].

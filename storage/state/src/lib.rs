@@ -34,6 +34,7 @@ pub mod snapshot;
 mod state;
 mod table;
 mod validate;
+mod version;
 pub mod view;
 
 pub use command::{Command, Entry, Request, RequestKey};
@@ -45,3 +46,4 @@ pub use ids::{
 pub use reply::{Refusal, Reply};
 pub use snapshot::{Record, RestoreError, StateBuilder};
 pub use state::State;
+pub use version::Version;

@@ -161,6 +161,7 @@ impl State {
             self.nodes.insert(node);
             self.emit(event, out);
         }
+        self.raise_version();
         if let Some((id, term)) = self.meta.leader {
             self.emit_leader(id, term, out);
         }
@@ -193,6 +194,7 @@ impl State {
             }
             return Ok(Reply::Joined { cluster_id, id: known.id });
         }
+        self.check_version(&join.info.version)?;
         let answers = |node: &NodeRecord| matches!(node.status, NodeStatus::Active | NodeStatus::Draining);
         if self.live_nodes().any(|node| node.name == join.name && answers(node)) {
             return Err(Refusal::NameTaken { name: join.name });
@@ -216,6 +218,7 @@ impl State {
         if node.incarnation != update.incarnation || update.boot < node.boot {
             return Err(Refusal::StaleIncarnation);
         }
+        self.check_version(&update.info.version)?;
         let status = match node.status {
             NodeStatus::Suspect | NodeStatus::Inactive => NodeStatus::Active,
             other => other,
@@ -228,6 +231,7 @@ impl State {
             node.info = update.info;
             node.status = status;
         });
+        self.raise_version();
         Ok(Reply::Done)
     }
 
@@ -296,6 +300,7 @@ impl State {
             self.meta.leader = None;
         }
         self.forget_left();
+        self.raise_version();
         self.drop_waiters_of(remove.id, out);
         Ok(Reply::Done)
     }

@@ -13,6 +13,7 @@ impl State {
             epoch: self.meta.epoch,
             formed_at_unix_ms: self.meta.formed_at_unix_ms,
             voters_target: self.meta.voters_target,
+            version: self.version,
             now: self.meta.now,
             leader: self.meta.leader,
             nodes: self.live_nodes().count() as u64,

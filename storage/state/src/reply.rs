@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 
 use crate::command::LockMode;
-use crate::{ClusterId, FencingToken, Millis, NodeId, Revision, Salt, WaiterId};
+use crate::{ClusterId, FencingToken, Millis, NodeId, Revision, Salt, Version, WaiterId};
 
 /// What a command answered.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -179,4 +179,12 @@ pub enum Refusal {
     /// The member changed since the leader looked.
     #[error("the node changed meanwhile")]
     StaleGeneration,
+    /// The node is older than the cluster's version: it could not apply what the log may hold.
+    #[error("version {node} is older than the cluster's, {cluster}: start a newer one")]
+    Outdated {
+        /// What the node understands.
+        node: Version,
+        /// What every member understands.
+        cluster: Version,
+    },
 }

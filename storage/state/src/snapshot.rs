@@ -11,7 +11,7 @@ use crate::membership::NodeRecord;
 use crate::mutants::{self, Mutant};
 use crate::requests::{Outcome, RequestRecord};
 use crate::state::Meta;
-use crate::{Event, State, StateHash};
+use crate::{Event, State, StateHash, Version};
 
 /// One replicated object. Append-only, like commands: variants are never reordered, reused or changed.
 ///
@@ -32,6 +32,8 @@ pub enum Record {
     Event(Event),
     /// A kept answer.
     Request(RequestRecord),
+    /// The cluster's version, once it is later than the first one. At most one, the last.
+    Version(Version),
 }
 
 /// Why a sequence of records is no state.
@@ -76,6 +78,7 @@ impl State {
             .chain(self.registers.table.iter().map(|register| Record::Register((**register).clone())))
             .chain(self.events.table.iter().map(|event| Record::Event((**event).clone())))
             .chain(self.requests.table.iter().map(|request| Record::Request((**request).clone())))
+            .chain((self.version > Version::BASE).then_some(Record::Version(self.version)))
     }
 }
 
@@ -107,6 +110,7 @@ impl StateBuilder {
             Record::Register(_) => 4,
             Record::Event(_) => 5,
             Record::Request(_) => 6,
+            Record::Version(_) => 7,
         };
         let in_stage = if self.pushed == 0 { stage == 0 } else { stage > 0 && stage >= self.stage };
         let position = self.pushed;
@@ -191,6 +195,12 @@ impl StateBuilder {
                 state.events.restore(alloc::sync::Arc::new(event));
             }
             Record::Request(request) => return restore_request(state, request),
+            // Once, and only where there is something to say.
+            Record::Version(version) => {
+                let first = state.version == Version::BASE && version > Version::BASE;
+                state.version = version;
+                return first;
+            }
         }
         true
     }

@@ -18,7 +18,7 @@ use crate::ring::Ring;
 use crate::table::{Table, hash_of};
 use crate::{
     Applied, ClusterId, Command, Entry, Event, EventKind, FencingToken, LogIndex, Millis, NodeId, Notice,
-    Refusal, Reply, StateHash,
+    Refusal, Reply, StateHash, Version,
 };
 
 /// The replicated state: a value that [`State::apply`] alone changes.
@@ -35,6 +35,8 @@ pub struct State {
     pub(crate) requests: Requests,
     pub(crate) deadlines: Deadlines,
     pub(crate) limits: Limits,
+    /// See [`State::cluster_version`]. Not a field of `Meta`: a record of its own says it, and none does at first.
+    pub(crate) version: Version,
 }
 
 /// Identity, clock and counters: everything that is not an object of a table.
@@ -184,7 +186,8 @@ impl State {
             self.events.table.hash(),
             self.requests.table.hash(),
         ];
-        StateHash(hashes.into_iter().fold(0, u128::wrapping_add).to_be_bytes())
+        let version = if self.version > Version::BASE { hash_of(Version::TAG, &self.version) } else { 0 };
+        StateHash(hashes.into_iter().fold(version, u128::wrapping_add).to_be_bytes())
     }
 
     /// Whether the first entry of the cluster was applied.

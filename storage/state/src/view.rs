@@ -4,7 +4,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use crate::command::{LockMode, NodeInfo, NodeRole, NodeStatus};
-use crate::{ClusterId, EventOffset, FencingToken, Incarnation, Millis, NodeId, Revision, WaiterId};
+use crate::{ClusterId, EventOffset, FencingToken, Incarnation, Millis, NodeId, Revision, Version, WaiterId};
 
 /// Identity and totals.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,6 +17,8 @@ pub struct ClusterView {
     pub formed_at_unix_ms: u64,
     /// Number of voters that autopilot aims at.
     pub voters_target: u8,
+    /// What every member understands: see [`State::cluster_version`](crate::State::cluster_version).
+    pub version: Version,
     /// Cluster clock.
     pub now: Millis,
     /// The last announced leader and its term.

@@ -217,6 +217,7 @@ fn every_record_keeps_its_bytes() {
                 Record::Register(_) => "register",
                 Record::Event(_) => "event",
                 Record::Request(_) => "request",
+                Record::Version(_) => "version",
             };
             let count = counts.entry(kind).or_insert(0);
             *count += 1;
