@@ -6,11 +6,14 @@
 //! `unknown` too ([`validity`]). The promises are about what clients saw: times are those of the harness' own
 //! monotonic clock, read before a request is sent and after its answer has arrived.
 
+mod cluster;
 mod describe;
 mod dir;
 mod facts;
 pub mod linearizable;
+mod locks;
 mod operation;
+mod registers;
 mod results;
 pub mod synthetic;
 mod validity;
@@ -26,13 +29,26 @@ use std::time::Instant;
 
 use crate::history::History;
 
+/// The workload whose resource has no fence.
+const UNFENCED: &str = "lock-unfenced";
+
 /// Judges a run.
 pub fn check(plan: &PlanFacts, history: &History) -> Results {
     let began = Instant::now();
     let Operations { all, problems } = operations(history);
     let faults = faults(history);
-    let mut checks = Vec::new();
-    checks.extend(linearizable::check_registers(&all));
+    let mut checks = of_registers(&all);
+    checks.extend(of_locks(plan, history, &all));
+    checks.extend(
+        [
+            cluster::check_leaders(&all),
+            cluster::check_end_state(&all),
+            cluster::check_exits(history),
+            cluster::check_nemesis_findings(history),
+        ]
+        .into_iter()
+        .flatten(),
+    );
     checks.push(validity::check(plan, &all, &problems, &faults));
     let verdict = checks.iter().map(|check| check.verdict).max().unwrap_or(Verdict::Unknown);
     // What failed is read first; among equals the order above.
@@ -46,6 +62,32 @@ pub fn check(plan: &PlanFacts, history: &History) -> Results {
         history_ms: history.events.last().map_or(0, |event| event.time_ns / 1_000_000),
         took_ms: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
     }
+}
+
+fn of_registers(operations: &[Operation<'_>]) -> Vec<Check> {
+    let checks = [
+        linearizable::check_registers(operations),
+        registers::check_acknowledged(operations),
+        registers::check_revisions(operations),
+        registers::check_local_reads(operations),
+    ];
+    checks.into_iter().flatten().collect()
+}
+
+fn of_locks(plan: &PlanFacts, history: &History, operations: &[Operation<'_>]) -> Vec<Check> {
+    let holdings = locks::holdings(operations);
+    let times_ns: Vec<u64> = history.events.iter().map(|event| event.time_ns).collect();
+    let checks = [
+        locks::check_overlaps(&holdings),
+        linearizable::check_locks(&holdings, &times_ns),
+        locks::check_tokens(operations, &holdings),
+        locks::check_fence(operations, plan.workload != UNFENCED),
+        locks::check_order(operations),
+        locks::check_deadlines(operations),
+        locks::check_early_ends(&holdings),
+        locks::check_views(operations, &holdings),
+    ];
+    checks.into_iter().flatten().collect()
 }
 
 fn count(operations: &[Operation<'_>]) -> BTreeMap<String, OperationCounts> {
@@ -68,6 +110,7 @@ fn count(operations: &[Operation<'_>]) -> BTreeMap<String, OperationCounts> {
 fn assumptions() -> BTreeMap<String, u64> {
     let millis = |time: std::time::Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
     BTreeMap::from([
+        ("clock_tolerance_ms".to_owned(), millis(locks::CLOCK_TOLERANCE)),
         ("key_time_max_ms".to_owned(), millis(linearizable::KEY_TIME_MAX)),
         ("all_keys_time_max_ms".to_owned(), millis(linearizable::ALL_KEYS_TIME_MAX)),
         ("configurations_max".to_owned(), linearizable::CONFIGURATIONS_MAX as u64),

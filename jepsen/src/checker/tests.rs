@@ -7,8 +7,12 @@ use serde_json::{Value, json};
 use super::*;
 use crate::history::{Event, Kind, Process};
 
+mod cluster;
+mod fairness;
+mod locks;
 mod registers;
 mod run;
+mod values;
 
 /// Writes histories by hand: times are milliseconds.
 #[derive(Default)]

@@ -1,11 +1,13 @@
 //! Linearizability: each operation seems to happen in one instant between its beginning and its end.
 
 mod bits;
+mod lock;
 mod minimise;
 mod model;
 mod register;
 mod search;
 
+pub use lock::{Lock, LockModel, State as LockState};
 pub use minimise::{Reduce, minimise};
 pub use model::{Call, Model};
 pub use register::{Register, RegisterModel, State as RegisterState};
@@ -15,6 +17,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use super::describe;
+use super::locks::{self, Holding};
 use super::operation::{Operation, Outcome};
 use super::results::{Check, Finding};
 
@@ -47,6 +50,30 @@ pub fn check_registers(operations: &[Operation<'_>]) -> Option<Check> {
         check_key(&mut check, &mut budget, &RegisterModel, key, &calls, |call| &operations[from[call]]);
     }
     (!keys.is_empty()).then_some(check)
+}
+
+/// Exclusive locks and elections of one key each. `event_times_ns` are those of the whole history.
+pub(super) fn check_locks(holdings: &[Holding<'_, '_>], event_times_ns: &[u64]) -> Option<Check> {
+    let mut shared: BTreeMap<&str, bool> = BTreeMap::new();
+    let mut by_key: BTreeMap<&str, Vec<&Holding<'_, '_>>> = BTreeMap::new();
+    for holding in holdings {
+        let keys = locks::keys(holding.acquire);
+        for key in &keys {
+            *shared.entry(key).or_default() |= keys.len() > 1 || locks::is_shared(holding.acquire);
+            by_key.entry(key).or_default().push(holding);
+        }
+    }
+    by_key.retain(|key, _| !shared[key]);
+    let mut check = Check::new(
+        "linearizable locks",
+        "each grant, renewal and release takes effect in one instant, as on one lock that one client holds",
+    );
+    let mut budget = Budget::new();
+    for (key, of_key) in &by_key {
+        let (calls, from) = lock::calls(of_key, event_times_ns);
+        check_key(&mut check, &mut budget, &LockModel, key, &calls, |call| from[call]);
+    }
+    (!by_key.is_empty()).then_some(check)
 }
 
 /// Time that is left for a check.

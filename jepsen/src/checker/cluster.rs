@@ -1,0 +1,116 @@
+//! What the nodes say about themselves: who leads, what they hold in the end, and whether they ended unasked.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::Value;
+
+use super::describe::seconds;
+use super::operation::Operation;
+use super::results::{Check, Finding};
+use crate::history::{History, Process};
+
+/// At most one leader per term, over everything that any node ever said.
+pub(super) fn check_leaders(operations: &[Operation<'_>]) -> Option<Check> {
+    let mut check = Check::new("leadership", "no two nodes lead in one term of Raft");
+    let mut leaders: BTreeMap<u64, (Value, &Operation<'_>)> = BTreeMap::new();
+    for probe in operations.iter().filter(|operation| operation.f() == "leader" && operation.is_ok()) {
+        let output = probe.output();
+        check.count("probes", 1);
+        let leads = output.get("is_leader").and_then(Value::as_bool) == Some(true);
+        let told = output.get(if leads { "node_id" } else { "leader_id" }).filter(|id| !id.is_null());
+        let (Some(term), Some(id)) = (output.get("term").and_then(Value::as_u64), told) else { continue };
+        let (known, first) = leaders.entry(term).or_insert_with(|| (id.clone(), probe));
+        if known != id {
+            let text = format!("term {term} has two leaders: {known} and {id}");
+            check.fail(Finding::new(text).shown_by([*first, probe]));
+        }
+    }
+    check.count("terms with a leader", leaders.len() as u64);
+    check.counts.contains_key("probes").then_some(check)
+}
+
+/// After healing all members come to the same index, and there they hold the same.
+pub(super) fn check_end_state(operations: &[Operation<'_>]) -> Option<Check> {
+    let asked: Vec<&Operation<'_>> = operations.iter().filter(|one| one.f() == "final-hash").collect();
+    if asked.is_empty() {
+        return None;
+    }
+    let mut check =
+        Check::new("equal states", "nodes at one index hold one state, and all come to one after healing");
+    let mut at_index: BTreeMap<u64, Vec<(&Value, &Operation<'_>)>> = BTreeMap::new();
+    let mut last: BTreeMap<&str, (u64, &Operation<'_>)> = BTreeMap::new();
+    let mut silent: BTreeMap<&str, &Operation<'_>> = BTreeMap::new();
+    for one in asked {
+        let node = one.invoke.node.as_deref().unwrap_or("");
+        let output = one.output();
+        let index = output.get("applied_index").and_then(Value::as_u64);
+        let (true, Some(index), Some(hash)) = (one.is_ok(), index, output.get("state_hash")) else {
+            silent.insert(node, one);
+            continue;
+        };
+        at_index.entry(index).or_default().push((hash, one));
+        last.insert(node, (index, one));
+    }
+    check.count("nodes", last.len() as u64);
+    check.count("indexes compared", at_index.values().filter(|seen| seen.len() > 1).count() as u64);
+    for (index, seen) in &at_index {
+        let (first, by) = seen[0];
+        if let Some((_, other)) = seen.iter().find(|(hash, _)| *hash != first) {
+            let text = format!("at index {index} two nodes hold different states");
+            check.fail(Finding::new(text).shown_by([by, *other]));
+        }
+    }
+    for (node, one) in silent.iter().filter(|(node, _)| !last.contains_key(*node)) {
+        check.fail(Finding::new(format!("{node} did not come back after healing")).shown_by([*one]));
+    }
+    let indexes: BTreeSet<u64> = last.values().map(|(index, _)| *index).collect();
+    if indexes.len() > 1 {
+        let text = format!("the nodes did not come to one index: they ended at {indexes:?}");
+        check.unknown(Finding::new(text).shown_by(last.values().map(|(_, one)| *one)));
+    }
+    Some(check)
+}
+
+/// Nodes end only when a fault ends them.
+pub(super) fn check_exits(history: &History) -> Option<Check> {
+    let mut check = Check::new("node exits", "no node ends that no fault has ended");
+    let exits = history.events.iter().filter(|one| one.process == Process::Nemesis && one.f == "node-exit");
+    for exit in exits {
+        check.count("exits", 1);
+        if exit.value.get("expected").and_then(Value::as_bool) != Some(false) {
+            continue;
+        }
+        let part = |name: &str| match exit.value.get(name) {
+            Some(Value::String(text)) => text.clone(),
+            Some(other) => other.to_string(),
+            None => "unknown".to_owned(),
+        };
+        let text =
+            format!("{} ended by itself at {}: {}", part("node"), seconds(exit.time_ns), part("status"));
+        check.fail(Finding {
+            window_ns: Some((exit.time_ns, exit.time_ns)),
+            events: vec![exit.index],
+            ..Finding::new(text)
+        });
+    }
+    check.counts.contains_key("exits").then_some(check)
+}
+
+/// What whoever made a fault saw go wrong.
+pub(super) fn check_nemesis_findings(history: &History) -> Option<Check> {
+    let mut check =
+        Check::new("what faults showed", "nothing goes wrong before the eyes of whoever makes a fault");
+    for event in history.events.iter().filter(|event| event.process == Process::Nemesis) {
+        let effect = event.value.get("effect");
+        let findings = effect.and_then(|effect| effect.get("findings")).and_then(Value::as_array);
+        for finding in findings.into_iter().flatten() {
+            let what = finding.as_str().map_or_else(|| finding.to_string(), str::to_owned);
+            check.fail(Finding {
+                window_ns: Some((event.time_ns, event.time_ns)),
+                events: vec![event.index],
+                ..Finding::new(format!("{} at {}: {what}", event.f, seconds(event.time_ns)))
+            });
+        }
+    }
+    (check.findings_total > 0).then_some(check)
+}

@@ -1,0 +1,173 @@
+//! What linearizability of single registers does not say: what is there at the end, revisions, and local reads.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+use super::locks::Floor;
+use super::operation::{Operation, Outcome};
+use super::results::{Check, Finding};
+
+fn is_write(operation: &Operation<'_>) -> bool {
+    matches!(operation.f(), "write" | "cas" | "create")
+}
+
+fn revision(operation: &Operation<'_>) -> Option<u64> {
+    operation.output().get("revision").and_then(Value::as_u64)
+}
+
+/// The value that an operation wrote or wants to write.
+fn written(operation: &Operation<'_>) -> Option<i64> {
+    let input = operation.input();
+    input.get("value").or_else(|| input.get("to")).and_then(Value::as_i64)
+}
+
+/// The value that an operation read.
+fn read_value(operation: &Operation<'_>) -> Option<i64> {
+    operation.output().get("value").and_then(Value::as_i64)
+}
+
+type ByKey<'o, 'h> = BTreeMap<&'h str, Vec<&'o Operation<'h>>>;
+
+fn by_key<'o, 'h>(operations: &'o [Operation<'h>], filter: impl Fn(&Operation<'h>) -> bool) -> ByKey<'o, 'h> {
+    let mut keys: ByKey<'o, 'h> = BTreeMap::new();
+    for operation in operations.iter().filter(|operation| filter(operation)) {
+        keys.entry(operation.key()).or_default().push(operation);
+    }
+    keys
+}
+
+/// At the end, every node has the last acknowledged value or a later one.
+pub(super) fn check_acknowledged(operations: &[Operation<'_>]) -> Option<Check> {
+    let writes = by_key(operations, is_write);
+    if writes.is_empty() {
+        return None;
+    }
+    let mut check = Check::new(
+        "acknowledged writes",
+        "at the end every node has the last value that was acknowledged, or one that may be later",
+    );
+    let last_reads = by_key(operations, |operation| operation.f() == "final-read" && operation.is_ok());
+    check.count("final reads", last_reads.values().map(|reads| reads.len() as u64).sum());
+    if last_reads.is_empty() {
+        check.unknown(Finding::new("no register was read at the end"));
+    }
+    for (key, reads) in &last_reads {
+        let of_key = writes.get(key).map_or(&[] as &[_], Vec::as_slice);
+        check.count("registers", 1);
+        let acknowledged =
+            of_key.iter().filter(|one| one.is_ok()).max_by_key(|one| (revision(one), one.invoke.index));
+        for read in reads {
+            if let Some(problem) = lost(read, acknowledged.copied(), of_key) {
+                check.fail(
+                    Finding::new(format!("{key}: {problem}"))
+                        .shown_by(acknowledged.copied().into_iter().chain([*read])),
+                );
+            }
+        }
+        for pair in reads.windows(2) {
+            if (read_value(pair[0]), revision(pair[0])) != (read_value(pair[1]), revision(pair[1])) {
+                let text = format!("{key}: two nodes differ at the end");
+                check.fail(Finding::new(text).shown_by([pair[0], pair[1]]));
+            }
+        }
+    }
+    Some(check)
+}
+
+/// What is wrong with the last value of a register, if anything.
+fn lost(
+    read: &Operation<'_>,
+    acknowledged: Option<&Operation<'_>>,
+    writes: &[&Operation<'_>],
+) -> Option<String> {
+    let (value, at) = (read_value(read), revision(read));
+    let writer = writes.iter().find(|write| value.is_some() && written(write) == value);
+    if let Some(value) = value {
+        match writer.map(|write| write.outcome) {
+            None => return Some(format!("at the end it is {value}, which nobody wrote")),
+            Some(Outcome::Fail) => {
+                return Some(format!("at the end it is {value}, of a write that had failed"));
+            }
+            Some(Outcome::Ok | Outcome::Info) => {}
+        }
+    }
+    let acknowledged = acknowledged?;
+    let last = written(acknowledged)?;
+    if value == Some(last) {
+        return None;
+    }
+    let is_later = at > revision(acknowledged) && writer.is_some_and(|write| !write.precedes(acknowledged));
+    (!is_later).then(|| format!("the acknowledged value {last} is lost"))
+}
+
+/// Revisions of a register never repeat and never go back.
+pub(super) fn check_revisions(operations: &[Operation<'_>]) -> Option<Check> {
+    let keys = by_key(operations, |operation| {
+        (is_write(operation) || operation.f() == "read") && operation.is_ok() && revision(operation).is_some()
+    });
+    let mut check = Check::new(
+        "revisions",
+        "a register's revision grows with every write, and stands for one value only",
+    );
+    for (key, of_key) in &keys {
+        check.count("revisions seen", of_key.len() as u64);
+        let floor = Floor::new(of_key.iter().filter_map(|one| Some((revision(one)?, *one))));
+        let mut values: BTreeMap<u64, (Option<i64>, &Operation<'_>)> = BTreeMap::new();
+        for operation in of_key {
+            let Some(at) = revision(operation) else { continue };
+            let value = if is_write(operation) { written(operation) } else { read_value(operation) };
+            let (other, by) = values.entry(at).or_insert((value, operation));
+            if *other != value {
+                let text = format!("{key}: revision {at} stands for two values");
+                check.fail(Finding::new(text).shown_by([*by, *operation]));
+            }
+            let Some((above, of)) = floor.before(operation) else { continue };
+            if above > at || (above == at && is_write(operation)) {
+                let text = format!("{key}: revision {at} came after revision {above} was known");
+                check.fail(Finding::new(text).shown_by([of, *operation]));
+            }
+        }
+    }
+    (!keys.is_empty()).then_some(check)
+}
+
+/// Local reads may be old, but show only what somebody wrote, and nothing older than what they were asked for.
+pub(super) fn check_local_reads(operations: &[Operation<'_>]) -> Option<Check> {
+    let reads = by_key(operations, |operation| operation.f() == "read-local" && operation.is_ok());
+    let mut check = Check::new(
+        "local reads",
+        "a local read shows what somebody wrote, and nothing older than the index that it was asked for",
+    );
+    let seen = by_key(operations, |operation| {
+        (is_write(operation) || matches!(operation.f(), "read" | "read-local"))
+            && operation.outcome != Outcome::Fail
+    });
+    for (key, of_key) in &reads {
+        check.count("local reads", of_key.len() as u64);
+        let all = seen.get(key).map_or(&[] as &[_], Vec::as_slice);
+        for read in of_key {
+            let end = read.complete.map_or(u64::MAX, |event| event.index);
+            let is_written = |value: i64| {
+                all.iter().any(|one| is_write(one) && written(one) == Some(value) && one.invoke.index < end)
+            };
+            if let Some(value) = read_value(read).filter(|value| !is_written(*value)) {
+                let text = format!("{key}: a local read showed {value}, which nobody had written");
+                check.fail(Finding::new(text).shown_by([*read]));
+            }
+            let Some(index) = read.input().get("min_index").and_then(Value::as_u64) else { continue };
+            check.count("with an index", 1);
+            // Revisions are log indexes: what this client saw up to the index has to be there.
+            let newest = all
+                .iter()
+                .filter(|one| one.process == read.process && one.precedes(read))
+                .filter_map(|one| Some((revision(one).filter(|at| *at <= index)?, *one)))
+                .max_by_key(|(at, _)| *at);
+            if let Some((at, by)) = newest.filter(|(at, _)| revision(read).is_none_or(|seen| seen < *at)) {
+                let text = format!("{key}: a local read from index {index} on did not show revision {at}");
+                check.fail(Finding::new(text).shown_by([by, *read]));
+            }
+        }
+    }
+    (!reads.is_empty()).then_some(check)
+}

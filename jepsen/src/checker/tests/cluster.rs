@@ -1,0 +1,80 @@
+use super::*;
+
+const LEADERS: &str = "leadership";
+const STATES: &str = "equal states";
+
+fn probe(script: &mut Script, process: u64, at: u64, term: u64, leader: Value, is_leader: bool) {
+    let output = json!({"term": term, "leader_id": leader, "is_leader": is_leader, "node_id": process});
+    script.ok(process, [at, at + 1], ("leader", ""), Value::Null, output);
+}
+
+fn hash(script: &mut Script, process: u64, at: u64, index: u64, hash: &str) {
+    let output = json!({"applied_index": index, "state_hash": hash, "members": []});
+    script.ok(process, [at, at + 1], ("final-hash", ""), Value::Null, output);
+}
+
+#[test]
+fn one_leader_per_term_is_fine_and_two_are_found() {
+    let mut script = Script::default();
+    probe(&mut script, 1, 0, 3, json!(1), true);
+    probe(&mut script, 2, 0, 3, json!(1), false);
+    probe(&mut script, 3, 5, 4, Value::Null, false);
+    probe(&mut script, 3, 9, 4, json!(2), false);
+    script.passes(LEADERS);
+    probe(&mut script, 3, 20, 4, json!(3), true);
+    let finding = script.finding(LEADERS);
+    assert_eq!(finding.text, "term 4 has two leaders: 2 and 3");
+    assert_eq!(finding.lines.len(), 2);
+}
+
+#[test]
+fn equal_states_pass_and_different_ones_are_found() {
+    let mut script = Script::default();
+    (1..=3).for_each(|node| hash(&mut script, node, 0, 100, "aa"));
+    script.passes(STATES);
+    hash(&mut script, 3, 10, 110, "bb");
+    hash(&mut script, 1, 10, 110, "cc");
+    assert_eq!(script.finding(STATES).text, "at index 110 two nodes hold different states");
+}
+
+#[test]
+fn a_node_that_stays_behind_leaves_doubt_and_one_that_stays_away_is_found() {
+    let mut script = Script::default();
+    hash(&mut script, 1, 0, 100, "aa");
+    hash(&mut script, 2, 0, 90, "bb");
+    let results = script.results();
+    let check = results.check(STATES).unwrap();
+    assert_eq!(check.verdict, Verdict::Unknown);
+    assert_eq!(check.findings[0].text, "the nodes did not come to one index: they ended at {90, 100}");
+    script.fail(3, [0, 30_000], ("final-hash", ""), Value::Null, "refused");
+    assert_eq!(script.finding(STATES).text, "n1 did not come back after healing");
+}
+
+#[test]
+fn a_node_that_ends_by_itself_is_found() {
+    let exit = |script: &mut Script, expected: bool| {
+        let value = json!({"node": "n2", "status": "signal: 6", "expected": expected});
+        script.event(Process::Nemesis, Kind::Info, ("node-exit", ""), value, 1_500);
+    };
+    let mut script = Script::default();
+    exit(&mut script, true);
+    script.passes("node exits");
+    exit(&mut script, false);
+    assert_eq!(script.finding("node exits").text, "n2 ended by itself at 1.5000 s: signal: 6");
+}
+
+#[test]
+fn what_the_nemesis_saw_go_wrong_is_found() {
+    let heal = |script: &mut Script, findings: Value| {
+        let value = json!({"id": 1, "healed": true, "effective": true, "effect": {"flipped": 1, "findings": findings}});
+        script.event(Process::Nemesis, Kind::Info, ("bit-flip", ""), value, 2_000);
+    };
+    let mut script = Script::default();
+    heal(&mut script, json!([]));
+    assert!(script.results().check("what faults showed").is_none());
+    heal(&mut script, json!(["n3 started with a damaged log and said nothing"]));
+    assert_eq!(
+        script.finding("what faults showed").text,
+        "bit-flip at 2.0000 s: n3 started with a damaged log and said nothing"
+    );
+}

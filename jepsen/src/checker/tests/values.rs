@@ -1,0 +1,100 @@
+use super::*;
+
+const ACKNOWLEDGED: &str = "acknowledged writes";
+const REVISIONS: &str = "revisions";
+const LOCAL: &str = "local reads";
+
+fn write(script: &mut Script, span: [u64; 2], value: i64, revision: u64) {
+    let output = json!({"value": value, "revision": revision});
+    script.ok(1, span, ("write", "r1"), json!({"value": value}), output);
+}
+
+fn last_read(script: &mut Script, process: u64, value: Value, revision: Value) {
+    let output = json!({"value": value, "revision": revision});
+    script.ok(process, [9_000, 9_001], ("final-read", "r1"), Value::Null, output);
+}
+
+#[test]
+fn the_last_acknowledged_write_is_there_at_the_end_or_one_that_may_be_later() {
+    let mut script = Script::default();
+    write(&mut script, [0, 10], 5, 11);
+    script.info(2, [20, 5_000], ("write", "r1"), json!({"value": 6}));
+    last_read(&mut script, 3, json!(5), json!(11));
+    script.passes(ACKNOWLEDGED);
+    last_read(&mut script, 4, json!(6), json!(19));
+    assert_eq!(script.finding(ACKNOWLEDGED).text, "r1: two nodes differ at the end");
+}
+
+#[test]
+fn a_lost_acknowledged_write_is_found() {
+    let mut script = Script::default();
+    write(&mut script, [0, 10], 5, 11);
+    write(&mut script, [20, 30], 6, 12);
+    last_read(&mut script, 3, json!(5), json!(11));
+    let finding = script.finding(ACKNOWLEDGED);
+    assert_eq!(finding.text, "r1: the acknowledged value 6 is lost");
+    assert_eq!(finding.lines.len(), 2);
+
+    let mut script = Script::default();
+    write(&mut script, [0, 10], 5, 11);
+    last_read(&mut script, 3, Value::Null, Value::Null);
+    assert_eq!(script.finding(ACKNOWLEDGED).text, "r1: the acknowledged value 5 is lost");
+}
+
+#[test]
+fn a_failed_or_unheard_of_write_at_the_end_is_found() {
+    let mut script = Script::default();
+    write(&mut script, [0, 10], 5, 11);
+    script.fail(2, [20, 30], ("write", "r1"), json!({"value": 6}), "no_leader");
+    last_read(&mut script, 3, json!(6), json!(12));
+    assert_eq!(script.finding(ACKNOWLEDGED).text, "r1: at the end it is 6, of a write that had failed");
+
+    let mut script = Script::default();
+    write(&mut script, [0, 10], 5, 11);
+    last_read(&mut script, 3, json!(99), json!(12));
+    assert_eq!(script.finding(ACKNOWLEDGED).text, "r1: at the end it is 99, which nobody wrote");
+}
+
+#[test]
+fn without_reads_at_the_end_nothing_is_known_of_it() {
+    let mut script = Script::default();
+    write(&mut script, [0, 10], 5, 11);
+    assert_eq!(script.results().check(ACKNOWLEDGED).unwrap().verdict, Verdict::Unknown);
+}
+
+#[test]
+fn revisions_that_repeat_or_go_back_are_found() {
+    let mut script = Script::default();
+    write(&mut script, [0, 10], 5, 11);
+    write(&mut script, [20, 30], 6, 12);
+    script.passes(REVISIONS);
+    write(&mut script, [40, 50], 7, 12);
+    assert_eq!(script.finding(REVISIONS).text, "r1: revision 12 stands for two values");
+
+    let mut script = Script::default();
+    write(&mut script, [0, 10], 5, 11);
+    write(&mut script, [20, 30], 6, 10);
+    assert_eq!(script.finding(REVISIONS).text, "r1: revision 10 came after revision 11 was known");
+}
+
+#[test]
+fn a_local_read_may_be_old_but_not_older_than_it_was_asked_for() {
+    let local = |script: &mut Script, process, span, min_index: Value, value: Value, revision: Value| {
+        let output = json!({"value": value, "revision": revision, "index": 20});
+        script.ok(process, span, ("read-local", "r1"), json!({"min_index": min_index}), output);
+    };
+    let mut script = Script::default();
+    write(&mut script, [0, 10], 5, 11);
+    write(&mut script, [20, 30], 6, 12);
+    local(&mut script, 2, [40, 41], Value::Null, json!(5), json!(11));
+    local(&mut script, 2, [42, 43], json!(12), json!(5), json!(11)); // This client saw neither.
+    local(&mut script, 1, [50, 51], json!(12), json!(6), json!(12));
+    script.passes(LOCAL);
+    local(&mut script, 1, [60, 61], json!(12), json!(5), json!(11));
+    assert_eq!(script.finding(LOCAL).text, "r1: a local read from index 12 on did not show revision 12");
+
+    let mut script = Script::default();
+    write(&mut script, [50, 60], 5, 11);
+    local(&mut script, 2, [40, 41], Value::Null, json!(5), json!(11));
+    assert_eq!(script.finding(LOCAL).text, "r1: a local read showed 5, which nobody had written");
+}
