@@ -205,6 +205,10 @@ async fn ip(arguments: &[&str], input: &str) -> Result<String, NetError> {
 }
 
 #[cfg(test)]
+#[path = "netns_tests.rs"]
+mod real_tests;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -19,7 +19,7 @@ const STOP_PATIENCE: Duration = Duration::from_secs(40);
 const PROBE: u32 = u32::MAX;
 const FINISH: u32 = u32::MAX - 1;
 /// The mutant of the harness itself: a time-out is reported as a failure.
-const TIME_OUT_FAILS: &str = "time-out-as-fail";
+pub(super) const TIME_OUT_FAILS: &str = "time-out-as-failure";
 
 /// All of them.
 pub(super) struct Clients {

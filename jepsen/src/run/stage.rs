@@ -5,6 +5,7 @@ use std::path::Path;
 
 use rand::RngExt;
 
+use super::clients::TIME_OUT_FAILS;
 use super::{Plan, RunError};
 use crate::cluster::{Cluster, Pids, Settings};
 use crate::disk::Disks;
@@ -97,7 +98,7 @@ fn settings(plan: &Plan, logs: &Path, peers: String) -> Settings {
     if plan.nemeses.contains(&NemesisKind::Membership) {
         environment.push(("OVNCP_VOTERS_TARGET".to_owned(), VOTERS_WITH_MEMBERSHIP.to_owned()));
     }
-    if let Some(mutant) = &plan.mutant {
+    if let Some(mutant) = plan.mutant.as_ref().filter(|mutant| *mutant != TIME_OUT_FAILS) {
         environment.push((MUTANT_VARIABLE.to_owned(), mutant.clone()));
     }
     let admin_token = format!("{:032x}", rand::rng().random::<u128>());
