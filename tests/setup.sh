@@ -5,9 +5,10 @@ set -eu
 
 # program:package pairs.
 #   mkfs.ext4   the power-loss test cuts the power of an ext4 file system on a loop device
+#   ip, strace  the chaos harness: network namespaces, failing and slow fsync
 #   cc          ring and SQLite are the only C that is ever built (not yet in use)
 #   prometheus  scrapes nodes in the tests; the package brings promtool too
-needed="mkfs.ext4:e2fsprogs cc:gcc prometheus:prometheus"
+needed="mkfs.ext4:e2fsprogs ip:iproute2 strace:strace cc:gcc prometheus:prometheus"
 
 missing=""
 for pair in $needed; do
