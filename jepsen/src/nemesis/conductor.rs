@@ -16,11 +16,13 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::schedule::{self, Deck, Slot};
-use super::{Env, FaultError, NemesisKind, Running};
+use super::{Env, FaultError, NemesisKind, Running, membership};
 use crate::history::{Invocation, Kind, Process, Recorder};
 
 /// Between two looks at nodes that may have ended.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// Between two looks at nodes that are on their way in or out.
+const LOOK_AT_KEPT_EVERY: Duration = Duration::from_secs(1);
 /// Ends of one node without a fault, after which it is left alone.
 const RESTARTS_MAX: u32 = 3;
 
@@ -56,6 +58,7 @@ pub struct Conductor<'a> {
     next_id: u64,
     active: Vec<Active>,
     ended: BTreeMap<String, u32>,
+    kept_looked_at: Option<Instant>,
 }
 
 impl<'a> Conductor<'a> {
@@ -68,7 +71,16 @@ impl<'a> Conductor<'a> {
         seed: u64,
     ) -> Self {
         let deck = Deck::new(seed, kinds);
-        Self { env, recorder, deck, score, next_id: 1, active: Vec::new(), ended: BTreeMap::new() }
+        Self {
+            env,
+            recorder,
+            deck,
+            score,
+            next_id: 1,
+            active: Vec::new(),
+            ended: BTreeMap::new(),
+            kept_looked_at: None,
+        }
     }
 
     /// Makes faults until `time` after now, or until `stop`; all that began are healed when it returns.
@@ -95,11 +107,25 @@ impl<'a> Conductor<'a> {
                 }
             }
             self.look_after_nodes();
+            self.look_after_kept().await;
         }
         while let Some(active) = self.active.pop() {
             self.heal(active).await;
         }
         self.look_after_nodes();
+        self.kept_looked_at = None;
+        self.look_after_kept().await;
+    }
+
+    /// Nodes that are on their way in or out longer than the fault that sent them.
+    async fn look_after_kept(&mut self) {
+        if self.kept_looked_at.is_some_and(|last| last.elapsed() < LOOK_AT_KEPT_EVERY) {
+            return;
+        }
+        self.kept_looked_at = Some(Instant::now());
+        if let Err(error) = membership::look_after_kept(self.env).await {
+            tracing::warn!(%error, "a node on its way in or out");
+        }
     }
 
     async fn begin(&mut self, slot: &Slot, last_end: Instant) {

@@ -1,6 +1,6 @@
 //! What faults work on: the nodes, the network between them, their disks, and who is harmed already.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
@@ -35,12 +35,23 @@ pub struct Env {
     pub clocks: Option<Clocks>,
     /// Nodes that some fault has taken down or may take down.
     claimed: BTreeSet<String>,
+    /// Those of them that no fault looks after any more; see [`Env::keep`].
+    kept: BTreeMap<String, Kept>,
+}
+
+/// Why a node stays claimed when the fault that claimed it is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kept {
+    /// It does not vote yet.
+    Joins,
+    /// It was to leave, and nobody knows yet whether it does.
+    Leaves,
 }
 
 impl Env {
     /// Nobody is harmed yet.
     pub fn new(cluster: Cluster, network: Network, disks: Disks, clocks: Option<Clocks>) -> Self {
-        Self { cluster, network, disks, clocks, claimed: BTreeSet::new() }
+        Self { cluster, network, disks, clocks, claimed: BTreeSet::new(), kept: BTreeMap::new() }
     }
 
     /// Makes host and disk of a further node; does not start it.
@@ -120,6 +131,16 @@ impl Env {
         self.claimed.contains(name)
     }
 
+    /// Leaves a claimed node claimed when its fault ends. Whoever finds that it is settled releases it.
+    pub(super) fn keep(&mut self, name: &str, why: Kept) {
+        self.kept.insert(name.to_owned(), why);
+    }
+
+    /// Nodes that are claimed though no fault looks after them.
+    pub(super) fn kept(&self) -> BTreeMap<String, Kept> {
+        self.kept.clone()
+    }
+
     pub(super) fn claims(&self) -> BTreeSet<String> {
         self.claimed.clone()
     }
@@ -132,5 +153,6 @@ impl Env {
     /// The node may be harmed again.
     pub fn release(&mut self, name: &str) {
         self.claimed.remove(name);
+        self.kept.remove(name);
     }
 }

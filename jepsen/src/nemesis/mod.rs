@@ -9,6 +9,7 @@
 pub mod clock;
 pub mod conductor;
 mod env;
+pub(crate) mod membership;
 mod network;
 mod process;
 pub mod schedule;
@@ -130,6 +131,8 @@ pub enum Running {
     Network(network::Running),
     /// See [`process`].
     Process(process::Running),
+    /// See [`membership`].
+    Membership(membership::Running),
 }
 
 impl NemesisKind {
@@ -167,7 +170,8 @@ impl NemesisKind {
         match Family::of(self) {
             Family::Network => network::possible(self, env),
             Family::Process => Ok(()),
-            Family::Disk | Family::Clock | Family::Membership => Err("not part of this build yet".to_owned()),
+            Family::Membership => membership::possible(env),
+            Family::Disk | Family::Clock => Err("not part of this build yet".to_owned()),
         }
     }
 
@@ -176,7 +180,8 @@ impl NemesisKind {
         match Family::of(self) {
             Family::Network => Ok(network::start(self, env, rng).await?.map(Running::Network)),
             Family::Process => Ok(process::start(self, env, rng).await?.map(Running::Process)),
-            Family::Disk | Family::Clock | Family::Membership => {
+            Family::Membership => Ok(membership::start(env, rng).await?.map(Running::Membership)),
+            Family::Disk | Family::Clock => {
                 Err(FaultError::NotPossible("not part of this build yet".to_owned()))
             }
         }
@@ -189,6 +194,7 @@ impl Running {
         match self {
             Self::Network(running) => Ok(network::heal(running, env)),
             Self::Process(running) => process::heal(running, env).await,
+            Self::Membership(running) => membership::heal(running, env).await,
         }
     }
 }
