@@ -76,3 +76,28 @@ fn planned_hand_over_and_overload_are_measured() {
     assert!(step["goodput_per_second"].as_f64().unwrap() > 0.0, "{report}");
     assert!(step["refused_per_second"].as_f64().unwrap() > 0.0, "{report}");
 }
+
+#[test]
+fn churn_comes_and_goes_and_every_node_is_looked_at() {
+    let report = bench(&["churn", "--time", "6s", "--rate", "100", "--clients", "16"]);
+    let result = &report["results"];
+    assert_eq!((&result["errors"], &result["first_error"]), (&0.into(), &Value::Null), "{report}");
+    for count in ["lock_pairs", "leases_left_to_end", "registers", "watchers"] {
+        assert!(result["counts"][count].as_u64().unwrap() > 0, "{count}: {report}");
+    }
+    let samples = result["samples"].as_array().unwrap();
+    assert!(samples.len() >= 2, "{report}");
+    for sample in samples {
+        let nodes = sample["nodes"].as_array().unwrap();
+        assert_eq!(nodes.len(), 3, "{report}");
+        assert!(nodes.iter().all(|node| node["memory_mb"].as_f64().unwrap() > 1.0), "{report}");
+        assert!(nodes.iter().all(|node| node["log_mb"].as_f64().unwrap() > 0.0), "{report}");
+    }
+    assert_eq!(result["growth"].as_array().unwrap().len(), 3, "{report}");
+}
+
+#[test]
+fn ten_nodes_are_three_voters_and_seven_learners() {
+    let report = bench(&["write", "--nodes", "10", "--clients", "2", "--seconds", "2"]);
+    assert_eq!(report["results"][0]["errors"], 0, "{report}");
+}

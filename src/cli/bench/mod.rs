@@ -4,6 +4,7 @@
 //! command gives figures that can be compared. Every answer is checked: a wrong status, a token that does not
 //! grow or a value that was not written is counted as an error, and errors are shown beside the rate.
 
+mod churn;
 mod closed_loop;
 mod contended;
 mod environment;
@@ -26,6 +27,7 @@ use clap::ValueEnum;
 use self::environment::Environment;
 use self::report::Report;
 use self::target::Target;
+use super::dev::layout::NODES_MAX;
 use super::failure::{Exit, Failure, Outcome};
 use super::output::Format;
 
@@ -41,6 +43,7 @@ Scenarios:
   failover   kill -9 of the leader under load: time without a successful write (own cluster only)
   handover   planned hand-overs under load: time without a successful write, failed requests
   overload   a multiple of what the cluster can do: what is still done, refused, and how late
+  churn      names, leases, waits, registers, terms and watchers that come and go: memory of each node over time
 
 Examples:
   ovncp bench lock                                   three nodes of its own, 1, 16, 64 and 256 clients
@@ -49,13 +52,15 @@ Examples:
   ovncp bench lock --clients 64 --held 1000000       what held locks cost
   ovncp bench renew --held 10000 --ttl 30s
   ovncp bench failover --runs 7
-  ovncp bench overload --clients 2048 --factor 10")]
+  ovncp bench overload --clients 2048 --factor 10
+  ovncp bench lock --nodes 10 --clients 64           three voters and seven learners
+  ovncp bench churn --time 60m -o json")]
 pub(crate) struct BenchArgs {
     /// What is measured
     #[arg(value_enum)]
     scenario: Scenario,
     /// Numbers of clients, each measured in turn [default: 1,16,64,256; contended, failover, handover: 16; renew: 512;
-    /// overload: 2048]
+    /// overload: 2048; churn: 64]
     #[arg(long, value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..=4_096))]
     clients: Vec<u16>,
     /// Measured time for each number of clients
@@ -79,15 +84,28 @@ pub(crate) struct BenchArgs {
     /// Requests in progress that each node of the own cluster takes [default: as configured; overload: 512]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     requests_max: Option<u32>,
+    /// How long churn goes on [default: 60m]
+    #[arg(long, value_parser = churn_time)]
+    time: Option<Duration>,
+    /// Operations per second of churn
+    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    rate: u32,
     /// Fail-overs or hand-overs in a row
     #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u8).range(1..=100))]
     runs: u8,
-    /// Nodes of the own cluster
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=9))]
+    /// Nodes of the own cluster; three of them vote
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=NODES_MAX as i64))]
     nodes: u8,
     /// Where the own cluster keeps its data; a temporary directory on a disk otherwise
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
+}
+
+/// From a second to a week.
+fn churn_time(text: &str) -> Result<Duration, String> {
+    let time = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    let range = Duration::from_secs(1)..=Duration::from_secs(7 * 24 * 3_600);
+    if range.contains(&time) { Ok(time) } else { Err("must be 1s to 7days".to_owned()) }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -100,6 +118,7 @@ pub(super) enum Scenario {
     Failover,
     Handover,
     Overload,
+    Churn,
 }
 
 /// Which nodes are spoken to.
@@ -125,6 +144,7 @@ impl Scenario {
             Scenario::Failover => "failover",
             Scenario::Handover => "handover",
             Scenario::Overload => "overload",
+            Scenario::Churn => "churn",
         }
     }
 
@@ -184,6 +204,10 @@ async fn measure(args: &BenchArgs, target: &mut Target) -> Result<report::Result
         }
         Scenario::Overload => {
             report::Results::Overload(overload::run(args, &clients(&[2_048]), &addresses, target).await?)
+        }
+        Scenario::Churn => {
+            let clients = clients(&[churn::CLIENTS_DEFAULT])[0];
+            report::Results::Churn(churn::run(args, clients, &addresses, target).await?)
         }
     })
 }

@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::environment::Environment;
-use super::target::Cost;
+use super::target::{Cost, Sizes};
 use super::{Aim, Scenario};
 use crate::cli::failure::{Exit, Failure};
 use crate::cli::output::{Format, fields, table};
@@ -28,6 +28,7 @@ pub(super) enum Results {
     Failover(Failover),
     Handover(Handover),
     Overload(Overloads),
+    Churn(Churn),
 }
 
 /// Of one number of clients.
@@ -151,6 +152,105 @@ pub(super) struct Overload {
     pub(super) cost: Cost,
 }
 
+/// Of what comes and goes.
+#[derive(Serialize)]
+pub(super) struct Churn {
+    pub(super) seconds: f64,
+    pub(super) clients: u16,
+    /// Operations per second that were asked for.
+    pub(super) rate: u32,
+    pub(super) counts: ChurnCounts,
+    pub(super) elections: u64,
+    pub(super) errors: u64,
+    pub(super) first_error: Option<String>,
+    pub(super) growth: Vec<Growth>,
+    pub(super) samples: Vec<Sample>,
+}
+
+/// What was done.
+#[derive(Serialize)]
+pub(super) struct ChurnCounts {
+    pub(super) lock_pairs: u64,
+    pub(super) leases_left_to_end: u64,
+    pub(super) waits_granted: u64,
+    pub(super) waits_timed_out: u64,
+    pub(super) registers: u64,
+    pub(super) terms: u64,
+    pub(super) watchers: u64,
+    pub(super) events_seen: u64,
+}
+
+/// Memory of one node, at the beginning and at the end.
+#[derive(Serialize)]
+pub(super) struct Growth {
+    /// Counted from 1.
+    pub(super) node: usize,
+    /// Median of the second tenth of the samples.
+    pub(super) first_mb: Option<f64>,
+    /// Median of the last tenth.
+    pub(super) last_mb: Option<f64>,
+    pub(super) max_mb: Option<f64>,
+}
+
+/// What was seen at one moment.
+#[derive(Serialize)]
+pub(super) struct Sample {
+    pub(super) at_s: f64,
+    /// What the state holds; absent when no node answered in time.
+    pub(super) held: Option<Held>,
+    pub(super) nodes: Vec<NodeSample>,
+}
+
+/// What the replicated state holds.
+#[derive(Clone, Copy, Serialize)]
+pub(super) struct Held {
+    pub(super) locks: u64,
+    pub(super) waiters: u64,
+    pub(super) registers: u64,
+    pub(super) events: u64,
+}
+
+/// Of one node at one moment.
+#[derive(Serialize)]
+pub(super) struct NodeSample {
+    pub(super) applied_index: Option<u64>,
+    #[serde(flatten)]
+    pub(super) sizes: Sizes,
+}
+
+impl Sample {
+    fn cells(&self) -> Vec<String> {
+        let held =
+            |of: fn(&Held) -> u64| self.held.as_ref().map_or("-".to_owned(), |held| of(held).to_string());
+        let each = |of: fn(&Sizes) -> Option<f64>| {
+            let all: Vec<_> = self.nodes.iter().map(|node| optional(of(&node.sizes))).collect();
+            all.join(" ")
+        };
+        let entries = self.nodes.iter().filter_map(|node| node.applied_index).max();
+        vec![
+            format!("{:.0}", self.at_s),
+            entries.map_or("-".to_owned(), |entries| entries.to_string()),
+            held(|held| held.locks),
+            held(|held| held.waiters),
+            held(|held| held.registers),
+            held(|held| held.events),
+            each(|sizes| sizes.memory_mb),
+            each(|sizes| sizes.log_mb),
+            each(|sizes| sizes.snapshot_mb),
+        ]
+    }
+
+    /// One line for people who wait.
+    pub(super) fn line(&self) -> String {
+        let [at, entries, locks, _, _, _, memory, log, snapshot] = &self.cells()[..] else {
+            return String::new();
+        };
+        format!(
+            "{at} s: entry {entries}, {locks} locks, memory {memory} MB, log {log} MB, snapshot {snapshot} MB"
+        )
+    }
+}
+
 fn aim<S: serde::Serializer>(aim: &Aim, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(aim_name(*aim))
 }
@@ -209,6 +309,10 @@ impl Report {
                 lines.extend(errors(
                     overloads.steps.iter().map(|r| (r.connections, r.errors, &r.first_error)),
                 ));
+            }
+            Results::Churn(churn) => {
+                lines.push(churn_text(churn));
+                lines.extend(errors([(churn.clients, churn.errors, &churn.first_error)].into_iter()));
             }
         }
         lines.join("\n")
@@ -363,5 +467,50 @@ fn overload_text(overloads: &Overloads) -> String {
         overloads.capacity_per_second,
         overloads.factor,
         table(&header, overloads.steps.iter().map(row))
+    )
+}
+
+/// Samples that are shown to people; programs get all.
+const SAMPLES_SHOWN_MAX: usize = 20;
+
+fn churn_text(churn: &Churn) -> String {
+    let header = [
+        "SECOND",
+        "ENTRIES",
+        "LOCKS",
+        "WAITERS",
+        "REGISTERS",
+        "EVENTS",
+        "MEMORY MB",
+        "LOG MB",
+        "SNAPSHOT MB",
+    ];
+    let step = churn.samples.len().div_ceil(SAMPLES_SHOWN_MAX).max(1);
+    let last = churn.samples.len().saturating_sub(1);
+    let shown = churn.samples.iter().enumerate().filter(|(at, _)| at % step == 0 || *at == last);
+    let growth = churn.growth.iter().map(|growth| {
+        let ends = [growth.first_mb, growth.last_mb, growth.max_mb].map(optional);
+        [vec![growth.node.to_string()], ends.to_vec()].concat()
+    });
+    let counts = &churn.counts;
+    let rows = [
+        ("lock pairs", counts.lock_pairs),
+        ("leases left to end", counts.leases_left_to_end),
+        ("waits granted", counts.waits_granted),
+        ("waits timed out", counts.waits_timed_out),
+        ("registers", counts.registers),
+        ("terms", counts.terms),
+        ("watchers", counts.watchers),
+        ("events seen", counts.events_seen),
+        ("elections", churn.elections),
+        ("errors", churn.errors),
+    ];
+    format!(
+        "{:.0} s with {} operations/s asked for\n{}\n\n{}\n\n{}",
+        churn.seconds,
+        churn.rate,
+        fields(&rows.map(|(name, count)| (name, count.to_string()))),
+        table(&header, shown.map(|(_, sample)| sample.cells())),
+        table(&["NODE", "MB AT FIRST", "MB AT LAST", "MB AT MOST"], growth)
     )
 }

@@ -65,6 +65,17 @@ impl Used {
     }
 }
 
+/// What one own node takes; unknown for nodes that the user named.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub(super) struct Sizes {
+    /// Resident memory.
+    pub(super) memory_mb: Option<f64>,
+    /// Segments of the log on disk.
+    pub(super) log_mb: Option<f64>,
+    /// Snapshots on disk.
+    pub(super) snapshot_mb: Option<f64>,
+}
+
 struct Own {
     cluster: Cluster,
     dir: PathBuf,
@@ -189,6 +200,23 @@ impl Target {
         (0..cluster.layout.nodes.len()).map(|index| memory_mb(cluster.pid(index)?)).sum()
     }
 
+    /// What the own node at this position takes now.
+    pub(super) fn sizes(&self, position: usize) -> Sizes {
+        let Some(own) = &self.own else { return Sizes::default() };
+        let data = own.cluster.layout.data_dir(position);
+        Sizes {
+            memory_mb: own.cluster.pid(position).and_then(memory_mb),
+            log_mb: files_mb(&data.join("log")),
+            snapshot_mb: files_mb(&data.join("snapshot")),
+        }
+    }
+
+    /// One client for each node, that asks no other.
+    pub(super) fn clients(&self) -> Result<Vec<ovncp::client::Client>, Failure> {
+        let client = |url| ovncp::client::Client::builder().endpoint(url).build();
+        Ok(self.endpoints.iter().map(client).collect::<Result<_, _>>()?)
+    }
+
     /// Term and applied index, as the newest leader sees them.
     pub(super) async fn progress(&self) -> Result<(u64, u64), Failure> {
         let client = ovncp::client::Client::builder().endpoints(&self.endpoints).build()?;
@@ -258,6 +286,12 @@ fn memory_mb(pid: u32) -> Option<f64> {
     Some(line.trim().strip_suffix("kB")?.trim().parse::<f64>().ok()? / 1_024.0)
 }
 
+/// Bytes of the files in a directory.
+fn files_mb(dir: &Path) -> Option<f64> {
+    let sizes = std::fs::read_dir(dir).ok()?.flatten().filter_map(|entry| Some(entry.metadata().ok()?.len()));
+    Some(sizes.sum::<u64>() as f64 / (1_024.0 * 1_024.0))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -267,6 +301,10 @@ mod tests {
         let pid = std::process::id();
         assert!(cpu_seconds(pid).unwrap() >= 0.0);
         assert!(memory_mb(pid).unwrap() > 0.1);
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("a"), vec![0; 512 * 1_024]).unwrap();
+        std::fs::write(dir.path().join("b"), vec![0; 512 * 1_024]).unwrap();
+        assert_eq!(files_mb(dir.path()), Some(1.0));
     }
 
     #[test]

@@ -39,6 +39,13 @@ pub(super) fn request(method: &str, host: &str, path: &str, content_type: &str, 
     bytes
 }
 
+/// The same request with an idempotency key.
+pub(super) fn keyed(mut request: Vec<u8>, key: &str) -> Vec<u8> {
+    let line_end = request.windows(2).position(|two| two == b"\r\n").map_or(0, |at| at + 2);
+    request.splice(line_end..line_end, format!("idempotency-key: {key}\r\n").into_bytes());
+    request
+}
+
 impl Connection {
     pub(super) async fn open(address: &str) -> io::Result<Connection> {
         let stream = TcpStream::connect(address).await?;
@@ -154,6 +161,13 @@ mod tests {
         ] {
             assert!(Head::parse(strange.as_bytes()).is_err(), "{strange:?}");
         }
+    }
+
+    #[test]
+    fn a_key_goes_behind_the_first_line() {
+        let keyed = keyed(request("POST", "h", "/x", "a/b", b"{}"), "k");
+        let text = "POST /x HTTP/1.1\r\nidempotency-key: k\r\nhost: h\r\ncontent-type: a/b\r\ncontent-length: 2\r\n\r\n{}";
+        assert_eq!(String::from_utf8(keyed).unwrap(), text);
     }
 
     #[tokio::test]

@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::cli::failure::{Exit, Failure};
 
-/// Names are compared as text by the formation rule, so they stay one digit long.
-pub(crate) const NODES_MAX: usize = 9;
+/// More would only show how busy one machine is.
+pub(crate) const NODES_MAX: usize = 10;
 const HTTP_BASE: u16 = 8080;
 const METRICS_BASE: u16 = 9090;
 const PEER_BASE: u16 = 7400;
@@ -82,7 +82,8 @@ impl Layout {
         let used = [http.clone(), metrics.clone()].concat();
         let peer = ports("--peer-port", wishes.peer, PEER_BASE, of(|n| n.peer)).choose(count, &used)?;
         let nodes = (0..count).map(|i| NodePlan {
-            name: format!("node-{}", i + 1),
+            // The formation rule compares names as text, so that all are equally long.
+            name: format!("node-{:0width$}", i + 1, width = count.to_string().len()),
             http: http[i],
             metrics: metrics[i],
             peer: peer[i],
@@ -263,6 +264,14 @@ mod tests {
         Layout::prepare(dir.path(), private(Some(3))).unwrap();
         let failure = Layout::prepare(dir.path(), private(Some(5))).unwrap_err();
         assert_eq!(failure.exit, Exit::Usage);
+    }
+
+    #[test]
+    fn names_sort_as_they_count() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::prepare(dir.path(), private(Some(NODES_MAX))).unwrap();
+        let names: Vec<_> = layout.nodes.iter().map(|node| node.name.as_str()).collect();
+        assert!(names.is_sorted() && names.len() == NODES_MAX, "{names:?}");
     }
 
     #[test]
