@@ -13,6 +13,7 @@ use tokio::sync::watch;
 
 use crate::checker::{self, Verdict};
 use crate::disk::DiskKind;
+use crate::mutants::{self, MutantsArgs};
 use crate::nemesis::NemesisKind;
 use crate::net::NetKind;
 use crate::run::{self, Plan, RunError};
@@ -48,6 +49,8 @@ enum Command {
         /// Folder of the run.
         dir: PathBuf,
     },
+    /// Puts known bugs into the nodes, one by one, and shows that each is found.
+    Mutants(MutantsArgs),
     /// Lists workloads, faults, and the runs in the store.
     List,
     /// Takes away what runs that were killed left on this machine.
@@ -148,6 +151,7 @@ pub fn main() -> ExitCode {
     match cli.command {
         Command::Run(args) => runtime.block_on(make_run(args, &cli.store)),
         Command::Check { dir } => check(&dir),
+        Command::Mutants(args) => runtime.block_on(hunt_mutants(args, &cli.store)),
         Command::List => list(&cli.store),
         Command::Clean => clean(&cli.store),
     }
@@ -182,6 +186,14 @@ async fn make_run(args: RunArgs, store: &Path) -> ExitCode {
     };
     println!("again   {replay}");
     code
+}
+
+async fn hunt_mutants(args: MutantsArgs, store: &Path) -> ExitCode {
+    warn_of_leftovers(store);
+    match interruptions() {
+        Ok(interrupted) => mutants::main(args, store, interrupted).await,
+        Err(error) => trouble(&format!("listen for signals: {error}")),
+    }
 }
 
 fn exit_code(verdict: Verdict) -> ExitCode {
@@ -231,7 +243,7 @@ fn plan(args: RunArgs, store: &Path) -> Result<Plan, String> {
 }
 
 /// The command that makes the same run again.
-fn replay(plan: &Plan, store: &Path) -> String {
+pub(crate) fn replay(plan: &Plan, store: &Path) -> String {
     let name = |value: Option<clap::builder::PossibleValue>| value.map(|v| v.get_name().to_owned());
     let mut words = vec!["ovncp-jepsen run".to_owned()];
     let mut option = |option: &str, value: String| words.push(format!("--{option} {value}"));

@@ -13,6 +13,7 @@ pub mod disk;
 #[cfg(test)]
 mod fake;
 pub mod history;
+pub mod mutants;
 pub mod nemesis;
 pub mod net;
 pub mod report;

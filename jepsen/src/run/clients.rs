@@ -10,6 +10,7 @@ use tokio::task::{JoinHandle, JoinSet};
 
 use super::{Plan, RunError};
 use crate::history::Recorder;
+use crate::mutants::TIME_OUT_FAILS;
 use crate::nemesis::Env;
 use crate::workload::{self, ClientContext, Pace, Shared, WorkloadError};
 
@@ -18,8 +19,6 @@ const STOP_PATIENCE: Duration = Duration::from_secs(40);
 /// Numbers of those that are no clients, for their randomness.
 const PROBE: u32 = u32::MAX;
 const FINISH: u32 = u32::MAX - 1;
-/// The mutant of the harness itself: a time-out is reported as a failure.
-pub(super) const TIME_OUT_FAILS: &str = "time-out-as-failure";
 
 /// All of them.
 pub(super) struct Clients {

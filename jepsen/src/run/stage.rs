@@ -5,10 +5,10 @@ use std::path::Path;
 
 use rand::RngExt;
 
-use super::clients::TIME_OUT_FAILS;
 use super::{Plan, RunError};
 use crate::cluster::{Cluster, Pids, Settings};
 use crate::disk::Disks;
+use crate::mutants::TIME_OUT_FAILS;
 use crate::nemesis::clock::Clocks;
 use crate::nemesis::{Env, NemesisKind};
 use crate::net::{NetKind, Network, netns_possible};
