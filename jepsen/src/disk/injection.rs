@@ -35,6 +35,15 @@ pub enum Failure {
 }
 
 impl Failure {
+    /// For file names.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::SyncFails => "sync-fails",
+            Self::SyncIsSlow(_) => "sync-is-slow",
+            Self::NoRoom => "no-room",
+        }
+    }
+
     fn calls(self) -> &'static str {
         match self {
             Self::SyncFails | Self::SyncIsSlow(_) => "fdatasync,fsync",
@@ -72,6 +81,11 @@ pub struct Injected {
 /// Whether strace is there; else why not.
 pub fn possible() -> Result<(), DiskError> {
     needs("strace", "strace")
+}
+
+/// Whether something traces a thread of this process already; there can be one tracer only.
+pub fn is_under_way(pid: u32) -> Result<bool, DiskError> {
+    Ok(all_threads(pid)?.into_iter().any(|thread| tracer(pid, thread).is_some_and(|tracer| tracer != 0)))
 }
 
 impl Injection {
@@ -172,8 +186,13 @@ fn log_threads(pid: u32) -> Result<Vec<u32>, DiskError> {
 
 /// A thread that has ended meanwhile needs no tracing.
 fn is_traced(pid: u32, thread: u32) -> bool {
-    let Ok(status) = fs::read_to_string(format!("/proc/{pid}/task/{thread}/status")) else { return true };
-    status.lines().any(|line| line.strip_prefix("TracerPid:").is_some_and(|tracer| tracer.trim() != "0"))
+    tracer(pid, thread).is_none_or(|tracer| tracer != 0)
+}
+
+/// Process that traces a thread, 0 for none; `None` where the thread is gone.
+fn tracer(pid: u32, thread: u32) -> Option<u32> {
+    let status = fs::read_to_string(format!("/proc/{pid}/task/{thread}/status")).ok()?;
+    status.lines().find_map(|line| line.strip_prefix("TracerPid:")?.trim().parse().ok())
 }
 
 /// Counts what strace marked as injected. A call that another one interrupts has two lines, and only the first of

@@ -8,6 +8,7 @@
 
 pub mod clock;
 pub mod conductor;
+mod disk;
 mod env;
 pub(crate) mod membership;
 mod network;
@@ -133,6 +134,10 @@ pub enum Running {
     Process(process::Running),
     /// See [`membership`].
     Membership(membership::Running),
+    /// See [`disk`].
+    Disk(disk::Running),
+    /// See [`clock`].
+    Clock(clock::Running),
 }
 
 impl NemesisKind {
@@ -171,7 +176,8 @@ impl NemesisKind {
             Family::Network => network::possible(self, env),
             Family::Process => Ok(()),
             Family::Membership => membership::possible(env),
-            Family::Disk | Family::Clock => Err("not part of this build yet".to_owned()),
+            Family::Disk => disk::possible(self, env),
+            Family::Clock => clock::possible(env),
         }
     }
 
@@ -181,9 +187,8 @@ impl NemesisKind {
             Family::Network => Ok(network::start(self, env, rng).await?.map(Running::Network)),
             Family::Process => Ok(process::start(self, env, rng).await?.map(Running::Process)),
             Family::Membership => Ok(membership::start(env, rng).await?.map(Running::Membership)),
-            Family::Disk | Family::Clock => {
-                Err(FaultError::NotPossible("not part of this build yet".to_owned()))
-            }
+            Family::Disk => Ok(disk::start(self, env, rng).await?.map(Running::Disk)),
+            Family::Clock => Ok(clock::start(self, env, rng).await?.map(Running::Clock)),
         }
     }
 }
@@ -195,6 +200,8 @@ impl Running {
             Self::Network(running) => Ok(network::heal(running, env)),
             Self::Process(running) => process::heal(running, env).await,
             Self::Membership(running) => membership::heal(running, env).await,
+            Self::Disk(running) => disk::heal(running, env).await,
+            Self::Clock(running) => clock::heal(running, env).await,
         }
     }
 }
