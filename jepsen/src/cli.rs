@@ -84,7 +84,7 @@ struct RunArgs {
     #[arg(long, value_enum, default_value = "loop")]
     disk: DiskKind,
     /// Operations per second of one client at most; 0 for no bound.
-    #[arg(long, default_value_t = 40.0, value_name = "PER_SECOND", value_parser = parse_rate)]
+    #[arg(long, default_value_t = 60.0, value_name = "PER_SECOND", value_parser = parse_rate)]
     rate: f64,
     /// The nodes' binary; else the one beside this program.
     #[arg(long, env = "OVNCP_BINARY", value_name = "FILE")]

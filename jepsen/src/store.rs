@@ -37,12 +37,16 @@ pub struct ProcessId {
 }
 
 impl ProcessId {
-    /// The process that has this number now.
+    /// The process that has this number now. One that ended and was not waited for is none any more.
     pub fn of(pid: u32) -> io::Result<Self> {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
-        // The name in parentheses may hold spaces; what follows it are fields 3 and up.
+        // The name in parentheses may hold spaces; what follows it are fields 3 (the state) and up.
         let fields = stat.rsplit_once(')').map(|(_, rest)| rest).unwrap_or_default();
-        let started = fields.split_ascii_whitespace().nth(19).and_then(|ticks| ticks.parse().ok());
+        let mut fields = fields.split_ascii_whitespace();
+        if fields.next().is_none_or(|state| state == "Z" || state == "X") {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        let started = fields.nth(18).and_then(|ticks| ticks.parse().ok());
         let started = started.ok_or_else(|| io::Error::other(format!("/proc/{pid}/stat: no start time")))?;
         Ok(Self { pid, started })
     }
@@ -247,6 +251,12 @@ mod tests {
             .unwrap();
         assert_eq!(unfinished(store.path()).unwrap(), BTreeMap::from([(run.clone(), false)]));
         assert_eq!(clean(&run).unwrap(), [format!("killed process {}", child.id())]);
+        // It is dead before anybody has waited for it.
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+        while ProcessId::of(child.id()).is_ok() && std::time::Instant::now() < deadline {
+            std::thread::yield_now();
+        }
+        assert!(ProcessId::of(child.id()).is_err());
         assert!(!child.wait().unwrap().success());
         assert_eq!(clean(&run).unwrap(), Vec::<String>::new());
         assert!(unfinished(store.path()).unwrap().is_empty());

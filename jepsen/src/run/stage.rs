@@ -5,12 +5,12 @@ use std::path::Path;
 
 use rand::RngExt;
 
-use super::{Plan, RunError};
+use super::{MIXED, Plan, RunError};
 use crate::cluster::{Cluster, Pids, Settings};
 use crate::disk::Disks;
 use crate::mutants::TIME_OUT_FAILS;
 use crate::nemesis::clock::Clocks;
-use crate::nemesis::{Env, NemesisKind};
+use crate::nemesis::{Env, NemesisKind, schedule};
 use crate::net::{NetKind, Network, netns_possible};
 use crate::store::{self, Leftovers};
 
@@ -118,6 +118,10 @@ fn leave_out_what_cannot_be(plan: &mut Plan, env: &Env) {
     }
     for (why, kinds) in left_out {
         plan.notice(format!("left out: {} ({why})", kinds.join(", ")));
+    }
+    let moments = schedule::slots(plan.seed, plan.time).len();
+    if moments < plan.nemeses.len() && plan.nemesis != MIXED {
+        plan.notice(format!("{moments} faults fit into the time, {} are asked for", plan.nemeses.len()));
     }
 }
 
