@@ -37,7 +37,8 @@ fn harness(store: &Path) -> Command {
 
 fn run(store: &Path, arguments: &str) -> Command {
     let mut command = harness(store);
-    let common = "run --workload register --net proxy --disk dir --clients 4 --seed 11";
+    // Disks are plain folders where nothing can be mounted.
+    let common = "run --workload register --net proxy --disk loop --clients 4 --seed 11";
     command.args(common.split(' ')).args(arguments.split(' '));
     command
 }
@@ -90,6 +91,13 @@ fn at_work(store: &Path) -> (Child, PathBuf, Vec<u64>) {
     (child, dir, nodes)
 }
 
+/// Whether something is mounted in the store.
+fn is_mounted(store: &Path) -> bool {
+    let store = store.canonicalize().expect("the store");
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").expect("mounts of this process");
+    mounts.contains(&*store.to_string_lossy())
+}
+
 fn signal(child: &Child, signal: Signal) {
     kill_process(Pid::from_child(child), signal).expect("the harness runs");
 }
@@ -137,6 +145,7 @@ fn an_interrupted_run_takes_its_nodes_away() {
     assert_eq!(child.wait().unwrap().code(), Some(3));
     assert!(!nodes.iter().any(|pid| runs(*pid)));
     assert!(!dir.join("running.json").exists() && dir.join("history.edn").exists());
+    assert!(!is_mounted(store.path()));
 }
 
 #[test]
@@ -151,7 +160,7 @@ fn what_a_killed_run_left_is_cleaned_on_request() {
     let cleaned = harness(store.path()).arg("clean").output().unwrap();
     assert!(cleaned.status.success(), "{}", shown(&cleaned));
     until("the nodes are gone", || (!nodes.iter().any(|pid| runs(*pid))).then_some(()));
-    assert!(!dir.join("running.json").exists());
+    assert!(!dir.join("running.json").exists() && !is_mounted(store.path()));
     let nothing = harness(store.path()).arg("clean").output().unwrap();
     assert!(nothing.status.success() && nothing.stdout.is_empty(), "{}", shown(&nothing));
 }
