@@ -2,38 +2,18 @@
 //!
 //! The nodes' binary is the one that `cargo test --workspace` has built beside this test; alone, the test builds it.
 
+mod support;
+
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
-use serde_json::Value;
+
+use support::{harness, json, only_run, shown};
 
 /// How long a condition may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(120);
-
-/// The nodes' binary of the same build.
-fn binary() -> PathBuf {
-    let test = std::env::current_exe().expect("a test is a file");
-    let path = test.ancestors().nth(2).expect("it lies in target/debug/deps").join("ovncp");
-    // Never built anew where it exists: other tests may be running it.
-    if !path.exists() {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace");
-        let built = Command::new(env!("CARGO")).args(["build", "--bin", "ovncp"]).current_dir(root).status();
-        assert!(
-            built.expect("cargo runs").success() && path.exists(),
-            "cargo build made no {}",
-            path.display()
-        );
-    }
-    path
-}
-
-fn harness(store: &Path) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_ovncp-jepsen"));
-    command.arg("--store").arg(store).env("OVNCP_BINARY", binary()).stdin(Stdio::null());
-    command
-}
 
 fn run(store: &Path, arguments: &str) -> Command {
     let mut command = harness(store);
@@ -41,20 +21,6 @@ fn run(store: &Path, arguments: &str) -> Command {
     let common = "run --workload register --net proxy --disk loop --clients 4 --seed 11";
     command.args(common.split(' ')).args(arguments.split(' '));
     command
-}
-
-fn shown(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
-}
-
-/// The only run in the store, once it exists.
-fn only_run(store: &Path) -> Option<PathBuf> {
-    let name = std::fs::read_dir(store).ok()?.next()?.ok()?.path();
-    Some(std::fs::read_dir(name).ok()?.next()?.ok()?.path())
-}
-
-fn json(path: &Path) -> Option<Value> {
-    serde_json::from_slice(&std::fs::read(path).ok()?).ok()
 }
 
 fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {

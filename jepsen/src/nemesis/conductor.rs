@@ -23,6 +23,8 @@ use crate::history::{Invocation, Kind, Process, Recorder};
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// Between two looks at nodes that are on their way in or out.
 const LOOK_AT_KEPT_EVERY: Duration = Duration::from_secs(1);
+/// So much later a fault is looked at again that could not be healed when its time was over.
+const PUT_OFF: Duration = Duration::from_millis(500);
 /// Ends of one node without a fault, after which it is left alone.
 const RESTARTS_MAX: u32 = 3;
 
@@ -91,8 +93,12 @@ impl<'a> Conductor<'a> {
         while !*stop.borrow() && Instant::now() < start + time {
             let now = Instant::now();
             if let Some(position) = self.active.iter().position(|active| active.ends <= now) {
-                let active = self.active.remove(position);
-                self.heal(active).await;
+                if self.active[position].running.is_settled(self.env).await {
+                    let active = self.active.remove(position);
+                    self.heal(active).await;
+                } else {
+                    self.active[position].ends = Instant::now() + PUT_OFF;
+                }
             } else if slots.peek().is_some_and(|slot| start + slot.at <= now) {
                 if let Some(slot) = slots.next().filter(|_| now < last_end) {
                     self.begin(slot, last_end).await;

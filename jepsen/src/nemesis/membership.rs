@@ -16,6 +16,7 @@ use rand::rngs::StdRng;
 use rand::seq::{IndexedRandom, SliceRandom};
 use reqwest::Method;
 use serde_json::{Value, json};
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::env::Kept;
@@ -93,6 +94,17 @@ pub(super) async fn start(env: &mut Env, rng: &mut StdRng) -> Result<Begun<Runni
     if names.len() < LARGE { grow(env).await } else { shrink(env, rng).await }
 }
 
+/// Whether a change is over, so that ending it takes no time. Until then whoever could end it does better to end
+/// other faults first, which may be what holds it up.
+pub(super) async fn is_settled(running: &Running, env: &Env) -> bool {
+    let Some(members) = members(env).await else { return false };
+    match running {
+        Running::Grow { joiners } => voters_of(&members, joiners) == joiners.len(),
+        Running::Shrink { leavers } => members.iter().all(|member| !leavers.contains_key(&member.name)),
+        Running::Exchange { node, raft_id } => is_back(&members, node, raft_id),
+    }
+}
+
 /// Ends a change: waits a while for what is on its way.
 pub(super) async fn heal(running: Running, env: &mut Env) -> Result<Effect, FaultError> {
     match running {
@@ -116,12 +128,13 @@ async fn grow(env: &mut Env) -> Result<Begun<Running>, FaultError> {
 }
 
 async fn joined(env: &mut Env, joiners: &[String]) -> Result<Effect, FaultError> {
-    let voters = |members: &[Member]| members.iter().filter(|member| is_settled(member, joiners)).count();
-    let members = until(env, |members| voters(members) == joiners.len()).await.unwrap_or_default();
+    let all = |members: &[Member]| voters_of(members, joiners) == joiners.len();
+    let members = until(env, all).await.unwrap_or_default();
     joiners.iter().for_each(|name| env.keep(name, Kept::Joins));
     settle(env, &members).await?;
     let known = members.iter().filter(|member| joiners.contains(&member.name)).count();
-    let measured = json!({ "joined": known, "vote": voters(&members), "members": shown(&members) });
+    let measured =
+        json!({ "joined": known, "vote": voters_of(&members, joiners), "members": shown(&members) });
     Ok(Effect { effective: known > 0, measured })
 }
 
@@ -202,9 +215,7 @@ async fn exchange(env: &mut Env, rng: &mut StdRng, members: &[Member]) -> Result
 }
 
 async fn exchanged(env: &mut Env, node: &str, raft_id: &str) -> Result<Effect, FaultError> {
-    let own = [node.to_owned()];
-    let anew = |member: &Member| member.raft_id != raft_id && is_settled(member, &own);
-    let members = until(env, |members| members.iter().any(anew)).await.unwrap_or_default();
+    let members = until(env, |members| is_back(members, node, raft_id)).await.unwrap_or_default();
     let new_ids: Vec<_> = members
         .iter()
         .filter(|member| member.name == node && member.raft_id != raft_id)
@@ -217,14 +228,21 @@ async fn exchanged(env: &mut Env, node: &str, raft_id: &str) -> Result<Effect, F
     Ok(Effect { effective: !new_ids.is_empty(), measured })
 }
 
-/// One of these, and a voter that answers.
-fn is_settled(member: &Member, names: &[String]) -> bool {
-    names.contains(&member.name) && member.votes && member.active
+/// How many of these vote and are well.
+fn voters_of(members: &[Member], names: &[String]) -> usize {
+    members.iter().filter(|member| names.contains(&member.name) && member.votes && member.active).count()
+}
+
+/// Whether the node votes under another id than before.
+fn is_back(members: &[Member], node: &str, raft_id: &str) -> bool {
+    members
+        .iter()
+        .any(|member| member.name == node && member.raft_id != raft_id && member.votes && member.active)
 }
 
 /// Every one of these votes and is well, and there is nobody else: no old self, no learner.
 fn all_well(names: &[String], members: &[Member]) -> bool {
-    members.len() == names.len() && members.iter().all(|member| is_settled(member, names))
+    members.len() == names.len() && voters_of(members, names) == names.len()
 }
 
 /// Looks at those that an earlier change had to leave claimed: who votes by now is let go, who turned out to have
@@ -287,14 +305,15 @@ async fn until(env: &Env, wanted: impl Fn(&[Member]) -> bool) -> Option<Vec<Memb
     }
 }
 
-/// The members, as any node shows them that reaches the leader.
+/// The members, as the first node shows them that reaches the leader.
 async fn members(env: &Env) -> Option<Vec<Member>> {
-    for name in env.cluster.names() {
-        if !env.cluster.is_running(&name) {
-            continue;
-        }
-        let url = env.cluster.url(&name).ok()?;
-        if let Some(body) = env.cluster.admin().get(url, "/api/v1/cluster/nodes").await {
+    let mut asked = JoinSet::new();
+    for name in env.cluster.names().into_iter().filter(|name| env.cluster.is_running(name)) {
+        let (admin, url) = (env.cluster.admin().clone(), env.cluster.url(&name).ok()?.to_owned());
+        asked.spawn(async move { admin.get(&url, "/api/v1/cluster/nodes").await });
+    }
+    while let Some(answer) = asked.join_next().await {
+        if let Ok(Some(body)) = answer {
             return body["nodes"].as_array().map(|nodes| nodes.iter().filter_map(member).collect());
         }
     }
@@ -318,4 +337,47 @@ fn shown(members: &[Member]) -> Vec<Value> {
 
 fn failed(error: impl std::error::Error) -> FaultError {
     FaultError::Failed(error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(name: &str, raft_id: &str, role: &str, status: &str) -> Member {
+        let node = json!({ "id": name, "raft_id": raft_id, "role": role, "status": status, "port": 8080 });
+        member(&node).unwrap()
+    }
+
+    fn three() -> (Vec<String>, Vec<Member>) {
+        let names: Vec<_> = (1..=3).map(|number| format!("n{number}")).collect();
+        let members = names.iter().map(|name| node(name, &name[1..], "voter", "active")).collect();
+        (names, members)
+    }
+
+    #[test]
+    fn a_change_needs_everybody_to_vote_and_be_well() {
+        let (names, members) = three();
+        assert!(all_well(&names, &members));
+        let with = |changed: Member| [&members[..2], &[changed]].concat();
+        assert!(!all_well(&names, &with(node("n3", "3", "voter", "suspect"))));
+        assert!(!all_well(&names, &with(node("n3", "3", "learner", "active"))), "on its way in");
+        assert!(!all_well(&names, &with(node("n9", "9", "voter", "active"))), "somebody whom we do not run");
+        assert!(!all_well(&names, &members[..2]), "one is missing");
+    }
+
+    #[test]
+    fn an_old_self_beside_the_new_one_is_a_change_that_is_not_over() {
+        let (names, mut members) = three();
+        members.push(node("n3", "1005", "learner", "active"));
+        assert!(!all_well(&names, &members));
+        assert!(!is_back(&members, "n3", "3"), "it does not vote yet");
+        members[3].votes = true;
+        assert!(is_back(&members, "n3", "3") && !is_back(&members, "n2", "2"));
+    }
+
+    #[test]
+    fn what_is_no_member_is_left_out() {
+        assert_eq!(member(&json!({ "id": "n1", "role": "voter" })), None);
+        assert_eq!(member(&json!("n1")), None);
+    }
 }

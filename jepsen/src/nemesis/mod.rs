@@ -194,6 +194,14 @@ impl NemesisKind {
 }
 
 impl Running {
+    /// Whether it can be healed without waiting for something that other faults may hold up.
+    async fn is_settled(&self, env: &Env) -> bool {
+        match self {
+            Self::Membership(running) => membership::is_settled(running, env).await,
+            _ => true,
+        }
+    }
+
     /// Takes the fault back and measures what it did.
     pub async fn heal(self, env: &mut Env) -> Result<Effect, FaultError> {
         match self {

@@ -36,6 +36,8 @@ const OVERSLEPT_UNFENCED: f64 = 0.06;
 const OVERSLEPT_MS_MAX: u64 = 400;
 /// Share of holdings that are left to end by themselves.
 const ABANDONED: f64 = 0.02;
+/// Share of the locks that were given back and are given back once more: the secret must be worth nothing by then.
+const GIVEN_BACK_TWICE: f64 = 0.05;
 /// How often a client tries to give back what it holds.
 const RELEASE_TRIES: u32 = 3;
 
@@ -109,8 +111,14 @@ pub(super) async fn give_back(actor: &mut Actor, holding: &Holding) {
         }
         let node = if attempt == 0 { actor.node() } else { actor.any_node() };
         let Some(node) = node else { return };
-        if holding::release(actor, &node, holding).await.is_some() {
-            return;
+        match holding::release(actor, &node, holding).await {
+            None => {}
+            Some(given) => {
+                if given && actor.chance(GIVEN_BACK_TWICE) {
+                    holding::release(actor, &node, holding).await;
+                }
+                return;
+            }
         }
     }
 }

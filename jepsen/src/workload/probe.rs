@@ -55,10 +55,35 @@ fn leader(answer: &Answer) -> Outcome<Value> {
     if !body["term"].is_u64() || !body["is_leader"].is_boolean() {
         return Outcome::Unknown(format!("no leader view: {body}"));
     }
+    // A node that has not applied the leader's entry yet knows its number only. That is no second leader.
+    let named = body["leader_id"].as_str().filter(|name| name.parse::<u64>().is_err());
     Outcome::Ok(json!({
         "term": body["term"],
-        "leader_id": body["leader_id"],
+        "leader_id": named,
         "is_leader": body["is_leader"],
         "node_id": body["node_id"],
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seen(body: &str) -> Outcome<Value> {
+        leader(&Answer { status: 200, index: None, node: None, revision: None, body: body.into() })
+    }
+
+    #[test]
+    fn a_leader_without_a_name_is_nobody_in_particular() {
+        let body = |leader: &str| {
+            format!("{{\"node_id\":\"n2\",\"is_leader\":false,\"leader_id\":{leader},\"term\":4}}")
+        };
+        let expected = |leader: Value| {
+            Outcome::Ok(json!({ "term": 4, "leader_id": leader, "is_leader": false, "node_id": "n2" }))
+        };
+        assert_eq!(seen(&body("\"n1\"")), expected("n1".into()));
+        assert_eq!(seen(&body("\"1004\"")), expected(Value::Null));
+        assert_eq!(seen(&body("null")), expected(Value::Null));
+        assert!(matches!(seen("{}"), Outcome::Unknown(_)));
+    }
 }

@@ -1,6 +1,7 @@
 //! Registers: read, write, compare-and-set. They must look like one variable each, whatever happens to the nodes.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use rand::RngExt;
 use serde_json::{Value, json};
@@ -15,16 +16,23 @@ const REMEMBERED_MAX: usize = 16;
 /// Share of writes and compare-and-sets that are made under an idempotency key, in several tries if need be.
 const RETRIED: f64 = 0.25;
 
+/// Share of those that were answered with success and are sent once more, as by a network that kept a copy back.
+const SENT_AGAIN: f64 = 0.4;
+/// Longest time that such a copy is kept back, in milliseconds.
+const KEPT_BACK_MS_MAX: u64 = 60;
+
 /// What a client does next, in hundredths.
-const READ: u32 = 30;
+const READ: u32 = 28;
 const WRITE: u32 = READ + 22;
-const CAS: u32 = WRITE + 30;
-const CREATE: u32 = CAS + 4;
-const READ_LOCAL: u32 = CREATE + 11;
+const CAS: u32 = WRITE + 34;
+const CREATE: u32 = CAS + 1;
+const READ_LOCAL: u32 = CREATE + 13;
 const ALL: u32 = 100;
 
-/// What a client saw of registers last: value and revision.
-type Seen = BTreeMap<String, (u64, u64)>;
+/// A register: value and revision, or that there is none.
+type Content = Option<(u64, u64)>;
+/// What a client saw of registers last.
+type Seen = BTreeMap<String, Content>;
 
 /// Works on registers until the run ends.
 pub(super) async fn run(actor: &mut Actor) {
@@ -45,8 +53,10 @@ pub(super) async fn run(actor: &mut Actor) {
         let now = match (choice, known) {
             (..READ, _) => read(actor, &node, &key, "read").await,
             (READ..WRITE, _) => write(actor, &node, &key).await,
-            (WRITE..CAS, Some(known)) => cas(actor, &node, &key, known).await,
-            (WRITE..CREATE, _) => create(actor, &node, &key).await,
+            (WRITE..CAS, Some(Some(known))) => cas(actor, &node, &key, known).await,
+            (WRITE..CAS, Some(None)) | (CAS..CREATE, _) => create(actor, &node, &key).await,
+            // Look first.
+            (WRITE..CAS, None) => read(actor, &node, &key, "read").await,
             _ => read_local(actor, &node, &key).await,
         };
         if seen.len() >= REMEMBERED_MAX {
@@ -54,7 +64,7 @@ pub(super) async fn run(actor: &mut Actor) {
         }
         match now {
             Some(now) => seen.insert(key, now),
-            // Whatever made it fail or unknown: look first next time.
+            // Whatever made it fail or unknown.
             None => seen.remove(&key),
         };
     }
@@ -64,12 +74,12 @@ fn path(key: &str) -> String {
     format!("/api/v1/cluster/kv/{}", segment(key))
 }
 
-/// A linearizable read; what it saw.
-pub(super) async fn read(actor: &mut Actor, node: &Endpoint, key: &str, f: &str) -> Option<(u64, u64)> {
+/// A linearizable read; what it saw, if it was answered.
+pub(super) async fn read(actor: &mut Actor, node: &Endpoint, key: &str, f: &str) -> Option<Content> {
     let invocation = actor.begin(f, Some(key), Some(node), Value::Null);
     let outcome = actor.send(node, &Call::get(path(key))).await.and_then(found);
     let (seen, remark) = match &outcome {
-        Outcome::Ok((seen, remark)) => (*seen, remark.clone()),
+        Outcome::Ok((seen, remark)) => (Some(*seen), remark.clone()),
         _ => (None, None),
     };
     actor.end_with(&invocation, outcome.map(|(seen, _)| shown(seen)), remark);
@@ -77,7 +87,7 @@ pub(super) async fn read(actor: &mut Actor, node: &Endpoint, key: &str, f: &str)
 }
 
 /// A read of what the node has applied, at least up to what this process saw.
-async fn read_local(actor: &mut Actor, node: &Endpoint, key: &str) -> Option<(u64, u64)> {
+async fn read_local(actor: &mut Actor, node: &Endpoint, key: &str) -> Option<Content> {
     let min_index = Some(actor.index_seen()).filter(|index| *index > 0);
     let invocation = actor.begin("read-local", Some(key), Some(node), json!({ "min_index": min_index }));
     let call = Call::get(format!("{}?consistency=local", path(key)));
@@ -92,7 +102,7 @@ async fn read_local(actor: &mut Actor, node: &Endpoint, key: &str) -> Option<(u6
     };
     let outcome = answer.and_then(found);
     let (seen, remark) = match &outcome {
-        Outcome::Ok((seen, remark)) => (*seen, remark.clone()),
+        Outcome::Ok((seen, remark)) => (Some(*seen), remark.clone()),
         _ => (None, None),
     };
     let value = outcome.map(|(seen, _)| {
@@ -105,12 +115,12 @@ async fn read_local(actor: &mut Actor, node: &Endpoint, key: &str) -> Option<(u6
     seen
 }
 
-fn shown(seen: Option<(u64, u64)>) -> Value {
+fn shown(seen: Content) -> Value {
     json!({ "value": seen.map(|(value, _)| value), "revision": seen.map(|(_, revision)| revision) })
 }
 
 /// A value that was found and its revision, with a remark where the bytes are none that we write.
-type Found = (Option<(u64, u64)>, Option<String>);
+type Found = (Content, Option<String>);
 
 /// What a read found. A register that is not there is a finding too; bytes that we never write are shown as 0, which
 /// nobody writes either.
@@ -128,13 +138,13 @@ fn found(answer: Answer) -> Outcome<Found> {
     })
 }
 
-async fn write(actor: &mut Actor, node: &Endpoint, key: &str) -> Option<(u64, u64)> {
+async fn write(actor: &mut Actor, node: &Endpoint, key: &str) -> Option<Content> {
     let value = actor.context.shared.new_value();
     let call = Call::put(path(key), value.to_string());
     put(actor, node, key, "write", json!({ "value": value }), call, value).await
 }
 
-async fn cas(actor: &mut Actor, node: &Endpoint, key: &str, known: (u64, u64)) -> Option<(u64, u64)> {
+async fn cas(actor: &mut Actor, node: &Endpoint, key: &str, known: (u64, u64)) -> Option<Content> {
     let (from, revision) = known;
     let to = actor.context.shared.new_value();
     let call = Call::put(path(key), to.to_string()).header("if-match", format!("\"{revision}\""));
@@ -142,7 +152,7 @@ async fn cas(actor: &mut Actor, node: &Endpoint, key: &str, known: (u64, u64)) -
     put(actor, node, key, "cas", arguments, call, to).await
 }
 
-async fn create(actor: &mut Actor, node: &Endpoint, key: &str) -> Option<(u64, u64)> {
+async fn create(actor: &mut Actor, node: &Endpoint, key: &str) -> Option<Content> {
     let to = actor.context.shared.new_value();
     let call = Call::put(path(key), to.to_string()).header("if-none-match", "*");
     put(actor, node, key, "create", json!({ "to": to }), call, to).await
@@ -157,12 +167,14 @@ async fn put(
     arguments: Value,
     call: Call,
     value: u64,
-) -> Option<(u64, u64)> {
+) -> Option<Content> {
     let retried = actor.chance(RETRIED);
+    let call = match retried {
+        true => call.header("idempotency-key", actor.context.shared.new_name("retry")),
+        false => call,
+    };
     let invocation = actor.begin(f, Some(key), Some(node), arguments.clone());
     let (outcome, attempts) = if retried {
-        let idempotency = actor.context.shared.new_name("retry");
-        let call = call.header("idempotency-key", idempotency);
         let first_time_max = retry::first_time_max(actor);
         let (outcome, attempts) = retry::settle(actor, &node.name, first_time_max, &call).await;
         (outcome, Some(attempts))
@@ -171,7 +183,7 @@ async fn put(
     };
     let stored = outcome.map(|answer| answer.revision.unwrap_or(0));
     let now = match &stored {
-        Outcome::Ok(revision) => Some((value, *revision)),
+        Outcome::Ok(revision) => Some(Some((value, *revision))),
         _ => None,
     };
     let ended = stored.map(|revision| {
@@ -183,7 +195,19 @@ async fn put(
         ended
     });
     actor.end(&invocation, ended);
+    if retried && now.is_some() && actor.chance(SENT_AGAIN) {
+        send_again(actor, &call).await;
+    }
     now
+}
+
+/// A late copy of a request that happened. It is no operation: if it has any effect, others will see it.
+async fn send_again(actor: &mut Actor, call: &Call) {
+    let kept_back = Duration::from_millis(actor.context.rng.random_range(0..=KEPT_BACK_MS_MAX));
+    tokio::time::sleep(kept_back).await;
+    if let Some(node) = actor.any_node() {
+        actor.send(&node, call).await;
+    }
 }
 
 #[cfg(test)]
@@ -193,7 +217,7 @@ mod tests {
     use crate::history::{Event, Kind};
     use crate::workload::tests::actor;
 
-    async fn after_read(act: Act) -> (Option<(u64, u64)>, Event) {
+    async fn after_read(act: Act) -> (Option<Content>, Event) {
         let fake = Fake::start([act]).await;
         let (mut actor, recorder) = actor(&[&fake.url]);
         let node = actor.node().unwrap();
@@ -204,19 +228,19 @@ mod tests {
     #[tokio::test]
     async fn absence_is_a_finding_and_only_with_its_code() {
         let (seen, event) = after_read(Act::Answer("404 Not Found", "", "{\"code\":\"unknown_key\"}")).await;
-        assert_eq!((seen, event.kind), (None, Kind::Ok));
+        assert_eq!((seen, event.kind), (Some(None), Kind::Ok));
         assert_eq!(event.value, json!({ "value": null, "revision": null }));
-        let (_, event) = after_read(Act::Answer("404 Not Found", "", "{\"code\":\"not_found\"}")).await;
-        assert_eq!((event.kind, event.error.as_deref()), (Kind::Fail, Some("not_found")));
+        let (seen, event) = after_read(Act::Answer("404 Not Found", "", "{\"code\":\"not_found\"}")).await;
+        assert_eq!((seen, event.kind, event.error.as_deref()), (None, Kind::Fail, Some("not_found")));
     }
 
     #[tokio::test]
     async fn bytes_that_nobody_wrote_are_shown_as_such() {
         let (seen, event) = after_read(Act::Answer("200 OK", "etag: \"9\"\r\n", "5\0")).await;
-        assert_eq!((seen, event.value), (Some((0, 9)), json!({ "value": 0, "revision": 9 })));
+        assert_eq!((seen, event.value), (Some(Some((0, 9))), json!({ "value": 0, "revision": 9 })));
         assert!(event.error.unwrap().contains("5\\0"));
         let (seen, event) = after_read(Act::Answer("200 OK", "etag: \"9\"\r\n", "5")).await;
-        assert_eq!((seen, event.error), (Some((5, 9)), None));
+        assert_eq!((seen, event.error), (Some(Some((5, 9))), None));
     }
 
     #[tokio::test]
@@ -230,7 +254,7 @@ mod tests {
         let invocation = actor.begin("write", Some("r1"), Some(&node), json!({ "value": 1 }));
         let revision = actor.ask(&node, &call).await.map(|answer| json!(answer.revision));
         actor.end(&invocation, revision);
-        assert_eq!(read_local(&mut actor, &node, "r1").await, Some((1, 9)));
+        assert_eq!(read_local(&mut actor, &node, "r1").await, Some(Some((1, 9))));
         assert!(fake.requests()[1].contains("x-ovncp-min-index: 9\r\n"), "{:?}", fake.requests());
         let events = recorder.history().unwrap().events;
         assert_eq!(events[2].value, json!({ "min_index": 9 }));
