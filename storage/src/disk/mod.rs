@@ -10,6 +10,7 @@
 //! - a sector ([`SECTOR_BYTES`]) holds either its old or its new content after a crash, never a mixture. Writes
 //!   of several sectors may reach the disk in any order and in part.
 
+mod aligned;
 mod real;
 mod sim;
 
@@ -18,11 +19,16 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
+pub(crate) use aligned::Aligned;
 pub use real::{RealDisk, RealFile, RealLock};
 pub use sim::{DiskCounters, Fault, SimDisk, SimFile, SimLock, SimOp};
 
 /// Bytes that a disk writes all or nothing. 512 is the smallest in use; larger sectors are the safe direction.
 pub const SECTOR_BYTES: u64 = 512;
+
+/// Block of the file systems in use, and the largest sector of their disks: what is written past the page cache
+/// begins and ends at a multiple of it, in the file and in memory.
+pub const BLOCK_BYTES: usize = 4_096;
 
 /// A file system, or what a simulation takes for one. Paths are used as they are given.
 pub trait Disk: Clone + Send + Sync + fmt::Debug + 'static {
@@ -37,6 +43,13 @@ pub trait Disk: Clone + Send + Sync + fmt::Debug + 'static {
     fn read_dir(&self, path: &Path) -> io::Result<Vec<String>>;
     /// Opens an existing file for reading and writing.
     fn open(&self, path: &Path) -> io::Result<Self::File>;
+    /// The same for a file that is written in whole [`BLOCK_BYTES`] and synced each time: such writes may go past
+    /// the page cache, which saves a copy and a scan of dirty pages. Everything else holds as for [`open`].
+    ///
+    /// [`open`]: Disk::open
+    fn open_direct(&self, path: &Path) -> io::Result<Self::File> {
+        self.open(path)
+    }
     /// Creates an empty file, replacing one of this name. `private` makes it readable by its owner only.
     fn create(&self, path: &Path, private: bool) -> io::Result<Self::File>;
     /// Gives a file another name, replacing one of that name.

@@ -4,10 +4,12 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use ovncp_state::mutants::{self, Mutant};
-use rustix::fs::{FallocateFlags, fallocate};
+use rustix::fs::{FallocateFlags, OFlags, fallocate};
 
+use super::aligned::is_aligned;
 use super::{Disk, File, is_disk_full};
 
 /// The file system of the machine.
@@ -16,7 +18,24 @@ pub struct RealDisk;
 
 /// A file of the machine.
 #[derive(Debug)]
-pub struct RealFile(fs::File);
+pub struct RealFile {
+    file: fs::File,
+    /// The same file past the page cache, where the file system can do that.
+    direct: Option<Direct>,
+}
+
+#[derive(Debug)]
+struct Direct {
+    file: fs::File,
+    /// The file system opened it and then refused a write: its blocks are larger than ours.
+    refused: AtomicBool,
+}
+
+impl From<fs::File> for RealFile {
+    fn from(file: fs::File) -> Self {
+        Self { file, direct: None }
+    }
+}
 
 /// An advisory lock (`flock`); the kernel drops it with the process, however that ends.
 #[derive(Debug)]
@@ -45,7 +64,16 @@ impl Disk for RealDisk {
     }
 
     fn open(&self, path: &Path) -> io::Result<RealFile> {
-        fs::OpenOptions::new().read(true).write(true).open(path).map(RealFile)
+        fs::OpenOptions::new().read(true).write(true).open(path).map(RealFile::from)
+    }
+
+    fn open_direct(&self, path: &Path) -> io::Result<RealFile> {
+        let mut options = fs::OpenOptions::new();
+        let flags = i32::try_from(OFlags::DIRECT.bits()).unwrap_or_default();
+        let direct = options.write(true).custom_flags(flags).open(path);
+        // Not every file system can: then it is like any other file.
+        let direct = direct.ok().map(|file| Direct { file, refused: AtomicBool::new(false) });
+        Ok(RealFile { direct, ..self.open(path)? })
     }
 
     fn create(&self, path: &Path, private: bool) -> io::Result<RealFile> {
@@ -55,7 +83,13 @@ impl Disk for RealDisk {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        fs::OpenOptions::new().read(true).write(true).create_new(true).mode(mode).open(path).map(RealFile)
+        fs::OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .mode(mode)
+            .open(path)
+            .map(RealFile::from)
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -87,13 +121,24 @@ fn may_be_full(error: io::Error) -> io::Result<()> {
 
 impl File for RealFile {
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        self.0.write_all_at(bytes, offset).or_else(may_be_full)
+        if let Some(direct) = &self.direct
+            && is_aligned(bytes, offset)
+            && !direct.refused.load(Ordering::Relaxed)
+        {
+            match direct.file.write_all_at(bytes, offset) {
+                Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+                    direct.refused.store(true, Ordering::Relaxed);
+                }
+                result => return result.or_else(may_be_full),
+            }
+        }
+        self.file.write_all_at(bytes, offset).or_else(may_be_full)
     }
 
     fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
         let mut done = 0;
         while done < bytes.len() {
-            match self.0.read_at(&mut bytes[done..], offset + done as u64) {
+            match self.file.read_at(&mut bytes[done..], offset + done as u64) {
                 Ok(0) => break,
                 Ok(n) => done += n,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -104,20 +149,20 @@ impl File for RealFile {
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.0.sync_data()
+        self.file.sync_data()
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.0.set_len(len)
+        self.file.set_len(len)
     }
 
     fn allocate(&self, len: u64) -> io::Result<()> {
-        match fallocate(&self.0, FallocateFlags::empty(), 0, len) {
+        match fallocate(&self.file, FallocateFlags::empty(), 0, len) {
             Ok(()) => Ok(()),
             // A file system without it: the caller writes zeroes anyway, which allocates just as well.
             Err(rustix::io::Errno::OPNOTSUPP) => {
-                if self.0.metadata()?.len() < len {
-                    self.0.set_len(len)?;
+                if self.file.metadata()?.len() < len {
+                    self.file.set_len(len)?;
                 }
                 Ok(())
             }
@@ -126,6 +171,6 @@ impl File for RealFile {
     }
 
     fn len(&self) -> io::Result<u64> {
-        Ok(self.0.metadata()?.len())
+        Ok(self.file.metadata()?.len())
     }
 }

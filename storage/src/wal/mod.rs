@@ -43,7 +43,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use crate::codec::{ENTRY_BYTES_MAX, Entry, LogId, Vote, decode_entry};
 use crate::data_dir::DataDir;
-use crate::disk::{Disk, File};
+use crate::disk::{Aligned, Disk, File};
 use crate::error::{StorageError, StorageFailure};
 use crate::runtime::Runtime;
 use crate::stats::StorageStats;
@@ -188,7 +188,7 @@ impl<D: Disk> LogStore<D> {
             written: end,
             durable: end,
             head: recovered.head,
-            framed: Vec::new(),
+            framed: Aligned::default(),
             changes: Vec::new(),
         };
         if end == 0 {

@@ -310,7 +310,7 @@ fn newest_run(numbers: &[u32]) -> usize {
 
 fn open<D: Disk>(place: &segment::Place<D>, number: u32) -> Result<Arc<D::File>, StorageError> {
     let path = place.path(number);
-    place.disk.open(&path).map(Arc::new).map_err(StorageError::io("open", &path))
+    place.disk.open_direct(&path).map(Arc::new).map_err(StorageError::io("open", &path))
 }
 
 fn read<D: Disk>(

@@ -17,7 +17,7 @@
 use ovncp_state::mutants::{self, Mutant};
 
 use super::record::{Stamp, is_blank};
-use crate::disk::SECTOR_BYTES;
+use crate::disk::{BLOCK_BYTES, SECTOR_BYTES};
 
 const SECTOR: usize = SECTOR_BYTES as usize;
 /// Bytes of the stream in one sector.
@@ -26,8 +26,6 @@ const STAMP_BYTES: usize = 8;
 /// Sectors of a block.
 const BLOCK_SECTORS: usize = BLOCK_BYTES / SECTOR;
 
-/// What is written as a whole: a block of the file system.
-pub(super) const BLOCK_BYTES: usize = 4_096;
 /// Bytes of the stream in one block.
 pub(super) const BLOCK_PIECE: usize = BLOCK_SECTORS * PIECE;
 
@@ -79,6 +77,7 @@ fn state(stamp: Stamp, sector: usize, bytes: &[u8]) -> State {
 pub(super) fn frame(framed: &mut Vec<u8>, stream: &[u8], offset: usize, stamp: Stamp) {
     debug_assert!(offset.is_multiple_of(BLOCK_PIECE), "writes begin at a block");
     let number = stamp.segment.to_le_bytes();
+    let begin = framed.len();
     for (nth, piece) in stream.chunks(PIECE).enumerate() {
         let start = framed.len();
         framed.extend_from_slice(piece);
@@ -87,7 +86,12 @@ pub(super) fn frame(framed: &mut Vec<u8>, stream: &[u8], offset: usize, stamp: S
         let check = crc(stamp, offset / PIECE + nth, &framed[start..]);
         framed.extend_from_slice(&check);
     }
-    framed.resize(framed.len().next_multiple_of(BLOCK_BYTES), 0);
+    framed.resize(begin + framed_bytes(stream.len()), 0);
+}
+
+/// Bytes that [`frame`] makes of `stream_bytes`.
+pub(super) fn framed_bytes(stream_bytes: usize) -> usize {
+    stream_bytes.div_ceil(BLOCK_PIECE) * BLOCK_BYTES
 }
 
 /// A segment as it was read.

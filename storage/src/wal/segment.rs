@@ -95,18 +95,19 @@ impl<D: Disk> Place<D> {
     /// Makes a segment of zeroes, durable under its name.
     pub(super) fn prepare(&self, segment: u32) -> Result<Arc<D::File>, StorageError> {
         let path = self.dir.join(NEXT);
-        let file = self.zeroed(&path).map_err(StorageError::io("prepare", &path))?;
-        self.name(&path, segment)?;
-        Ok(Arc::new(file))
+        self.zeroed(&path).map_err(StorageError::io("prepare", &path))?;
+        self.name(&path, segment)
     }
 
-    /// Gives a file the name of a segment, durably.
-    fn name(&self, path: &Path, segment: u32) -> Result<(), StorageError> {
-        self.disk.rename(path, &self.path(segment)).map_err(StorageError::io("rename", path))?;
-        self.disk.sync_dir(&self.dir).map_err(StorageError::io("sync", &self.dir))
+    /// Gives a file the name of a segment, durably, and opens it.
+    fn name(&self, path: &Path, segment: u32) -> Result<Arc<D::File>, StorageError> {
+        let named = self.path(segment);
+        self.disk.rename(path, &named).map_err(StorageError::io("rename", path))?;
+        self.disk.sync_dir(&self.dir).map_err(StorageError::io("sync", &self.dir))?;
+        self.disk.open_direct(&named).map(Arc::new).map_err(StorageError::io("open", &named))
     }
 
-    fn zeroed(&self, path: &Path) -> io::Result<D::File> {
+    fn zeroed(&self, path: &Path) -> io::Result<()> {
         let bytes = u64::from(self.segment_bytes);
         let file = self.disk.create(path, false)?;
         file.allocate(bytes)?;
@@ -118,7 +119,7 @@ impl<D: Disk> Place<D> {
             file.sync_data()?;
             at += count as u64;
         }
-        Ok(file)
+        Ok(())
     }
 }
 
@@ -137,10 +138,7 @@ impl<D: Disk> Stock<D> {
 
     fn prepare(&mut self, segment: u32) -> Result<Arc<D::File>, StorageError> {
         let Some(free) = self.free.pop() else { return self.place.prepare(segment) };
-        let path = self.place.free_path(free);
-        let file = self.place.disk.open(&path).map_err(StorageError::io("open", &path))?;
-        self.place.name(&path, segment)?;
-        Ok(Arc::new(file))
+        self.place.name(&self.place.free_path(free), segment)
     }
 
     /// Gives the space of retired segments back, but for some that are used again.

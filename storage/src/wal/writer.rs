@@ -20,7 +20,7 @@ use super::record::{HEADER_BYTES, Head, Kind, SEGMENT_FORMAT, Stamp, put, put_en
 use super::sector::{self, BLOCK_PIECE};
 use super::segment::Helper;
 use crate::codec::{LogId, Vote, WireLogId, WireVote};
-use crate::disk::{Disk, File};
+use crate::disk::{Aligned, Disk, File};
 use crate::error::{StorageError, StorageFailure};
 use crate::types::TypeConfig;
 
@@ -67,7 +67,7 @@ pub(super) struct Writer<D: Disk> {
     /// compares with the records before it.
     pub(super) head: HeadState,
     /// Kept for their capacity.
-    pub(super) framed: Vec<u8>,
+    pub(super) framed: Aligned,
     pub(super) changes: Vec<Change>,
 }
 
@@ -276,10 +276,11 @@ impl<D: Disk> Writer<D> {
     /// Writes the buffer and, when anything in it needs it, syncs; then makes its entries readable from disk.
     fn flush(&mut self, batch: &mut Batch) -> Result<(), StorageError> {
         if self.end() > self.written {
-            self.framed.clear();
-            sector::frame(&mut self.framed, &self.buffer, self.base, self.stamp);
+            self.framed.refill(sector::framed_bytes(self.buffer.len()), |framed| {
+                sector::frame(framed, &self.buffer, self.base, self.stamp);
+            });
             self.file
-                .write_at(&self.framed, sector::in_file(self.base))
+                .write_at(self.framed.bytes(), sector::in_file(self.base))
                 .map_err(|error| StorageError::io("write", &self.path())(error))?;
             self.written = self.end();
             let whole = self.buffer.len() / BLOCK_PIECE * BLOCK_PIECE;
