@@ -4,6 +4,8 @@
 
 mod support;
 
+use std::time::Duration;
+
 use openraft::storage::RaftLogStorage;
 use ovncp_storage::disk::SimDisk;
 use support::{DATA, History, Model, Op, open_log, run, tiny};
@@ -122,6 +124,27 @@ fn a_killed_process_loses_nothing_at_all() {
         // Written without a sync, but written.
         assert_eq!(log.read_committed().await.unwrap(), committed);
     });
+}
+
+#[test]
+fn a_committed_index_is_written_soon_although_nothing_follows_it() {
+    let disk = SimDisk::new();
+    let mut history = History::default();
+    let killed = run(async {
+        let mut log = open_log(&disk, DATA, tiny()).unwrap();
+        for op in [Op::Vote, Op::Append { appends: 1, entries: 3, bytes: 10 }, Op::Commit] {
+            history.ask(&mut log, &op).await.unwrap();
+        }
+        let at_once = disk.fork().kill();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        (at_once, disk.fork().kill())
+    });
+    for (disk, expected) in [(killed.0, None), (killed.1, history.committed.last().copied())] {
+        run(async {
+            let mut log = open_log(&disk, DATA, tiny()).unwrap();
+            assert_eq!(log.read_committed().await.unwrap(), expected);
+        });
+    }
 }
 
 #[test]

@@ -30,8 +30,10 @@ mod writer;
 use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, Range, RangeBounds};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{Stream, stream};
@@ -64,6 +66,8 @@ const QUEUE_BYTES_MAX: usize = 32 * 1_024 * 1_024;
 pub const READ_BYTES_MAX: usize = 1_024 * 1_024;
 /// Adjacent entries are read from disk with one call of at most this size.
 const READ_AHEAD_BYTES_MAX: usize = 1_024 * 1_024;
+/// A committed index is written with the next append, or by itself once none came for so long.
+const COMMITTED_DELAY: Duration = Duration::from_millis(50);
 /// First segment of a new log.
 const SEGMENT_FIRST: u32 = 1;
 
@@ -84,6 +88,8 @@ pub struct LogStore<D: Disk> {
     queue: Option<mpsc::Sender<Operation>>,
     /// One permit for each byte that may still wait.
     room: Arc<Semaphore>,
+    /// Somebody will remind the writer of the committed index.
+    committed_due: Arc<AtomicBool>,
     writer: Option<JoinHandle<()>>,
     #[cfg(feature = "mutants")]
     pub(crate) hasty: Option<Box<crate::hasty::Hasty>>,
@@ -219,6 +225,7 @@ impl<D: Disk> LogStore<D> {
             reader: LogReader { shared },
             queue: Some(sender),
             room,
+            committed_due: Arc::default(),
             writer: handle,
             #[cfg(feature = "mutants")]
             hasty: None,
@@ -269,6 +276,21 @@ impl<D: Disk> LogStore<D> {
         if sent { Ok(()) } else { Err(self.stopped()) }
     }
 
+    /// Sees to it that the committed index is written although nothing else may be.
+    fn remind_of_committed(&self) {
+        let Some(queue) = &self.queue else { return };
+        if self.committed_due.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let (queue, due) = (queue.downgrade(), Arc::clone(&self.committed_due));
+        drop(Runtime::spawn(async move {
+            Runtime::sleep(COMMITTED_DELAY).await;
+            due.store(false, Ordering::Relaxed);
+            // Gone with the log, which has written it; or full, and whatever is written carries it.
+            let _ = queue.upgrade().map(|queue| queue.try_send(Operation::Committed));
+        }));
+    }
+
     async fn finish(&self, done: oneshot::Receiver<Result<(), StorageFailure>>) -> io::Result<()> {
         match done.await {
             Ok(result) => result.map_err(|failure| StorageError::Failed(failure).into()),
@@ -314,7 +336,7 @@ fn create<D: Disk>(place: &segment::Place<D>, dir: &DataDir<D>) -> Result<(), St
 impl<D: Disk> Drop for LogStore<D> {
     /// Waits until the writer has written what was queued, so that the directory can be opened again at once.
     fn drop(&mut self) {
-        self.queue = None;
+        let _ = self.queue.take().map(|queue| queue.try_send(Operation::Committed));
         if let Some(writer) = self.writer.take() {
             let _ = writer.join();
         }
@@ -492,16 +514,16 @@ impl<D: Disk> RaftLogStorage<TypeConfig> for LogStore<D> {
         Ok(())
     }
 
-    /// Queued, and written behind what is queued before it, without a sync of its own. That is safe: the
-    /// committed index is a lower bound that a restart may start from, every entry it names stands before it in
-    /// the stream, and an older bound only means that the entries after it are applied once the leader confirms
-    /// them again. A process that is killed before the writer came to it loses it, and a power loss may lose all
-    /// since the last sync.
+    /// Written with the next append, behind the entries it names, or by itself within [`COMMITTED_DELAY`]; never
+    /// with a sync of its own. That is safe: the committed index is a lower bound that a restart may start from, and
+    /// an older bound only means that the entries after it are applied once the leader confirms them again. A
+    /// process that is killed before loses it, and a power loss may lose all since the last sync.
     async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), io::Error> {
         self.check()?;
         let Some(committed) = committed else { return Ok(()) };
         self.reader.shared.memory().committed = Some(committed);
-        self.submit(Operation::Committed(committed)).await
+        self.remind_of_committed();
+        Ok(())
     }
 
     async fn read_committed(&mut self) -> Result<Option<LogId>, io::Error> {

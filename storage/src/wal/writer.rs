@@ -39,11 +39,25 @@ pub(super) type Done = oneshot::Sender<Result<(), StorageFailure>>;
 
 /// What the writer is asked to do, in the order in which it must reach the disk.
 pub(super) enum Operation {
-    Append { entries: Encoded, submitted: u64, flushed: IOFlushed<TypeConfig> },
-    Vote { vote: Vote, done: Done },
-    Committed(LogId),
-    Truncate { after: Option<LogId>, submitted: u64, done: Done },
-    Purge { upto: LogId },
+    Append {
+        entries: Encoded,
+        submitted: u64,
+        flushed: IOFlushed<TypeConfig>,
+    },
+    Vote {
+        vote: Vote,
+        done: Done,
+    },
+    /// Nothing but what every batch carries: the committed index.
+    Committed,
+    Truncate {
+        after: Option<LogId>,
+        submitted: u64,
+        done: Done,
+    },
+    Purge {
+        upto: LogId,
+    },
 }
 
 enum Answer {
@@ -155,11 +169,6 @@ impl<D: Disk> Writer<D> {
         answers: &mut Vec<Answer>,
     ) -> Result<(), StorageError> {
         let mut batch = Batch { changes: std::mem::take(&mut self.changes), ..Batch::default() };
-        // Only the newest committed index matters, and it needs no sync of its own (see `save_committed`).
-        let committed = operations.iter().rev().find_map(|operation| match operation {
-            Operation::Committed(committed) => Some(*committed),
-            _ => None,
-        });
         let mut result = Ok(());
         for operation in operations.drain(..) {
             match result {
@@ -168,7 +177,12 @@ impl<D: Disk> Writer<D> {
             }
         }
         result?;
-        if let Some(committed) = committed {
+        // It needs no sync of its own (see `save_committed`), and waits until the entry that it names stands before it.
+        let committed = self.shared.memory().committed;
+        if let Some(committed) = committed
+            && self.head.committed < Some(committed)
+            && Some(committed) <= self.head.last
+        {
             self.put(Kind::Committed, &mut batch, |bytes| append_value(bytes, &WireLogId::from(committed)))?;
             self.head.committed = Some(committed);
         }
@@ -214,7 +228,7 @@ impl<D: Disk> Writer<D> {
                 batch.purged = true;
                 batch.sync = true;
             }
-            Operation::Committed(_) => {}
+            Operation::Committed => {}
         }
         Ok(())
     }
@@ -373,7 +387,7 @@ impl Operation {
         match self {
             Self::Append { flushed, .. } => Some(Answer::Flushed(flushed)),
             Self::Vote { done, .. } | Self::Truncate { done, .. } => Some(Answer::Done(done)),
-            Self::Committed(_) | Self::Purge { .. } => None,
+            Self::Committed | Self::Purge { .. } => None,
         }
     }
 }
