@@ -14,6 +14,7 @@ use super::{
 };
 use crate::disk::damage::{Damage, Target, Victim};
 use crate::nemesis::Pick;
+use crate::nemesis::env::Kept;
 
 /// How long a node with an empty disk may take to vote again before other faults go on. A cluster that other
 /// faults disturb needs longer; whether it comes back at all is seen at the end of the run.
@@ -91,7 +92,11 @@ pub(super) async fn heal(damaged: Damaged, env: &mut Env) -> Result<Effect, Faul
         }
     });
     let new_id = rejoined.await.ok();
-    env.release(&node);
+    match new_id {
+        Some(_) => env.release(&node),
+        // Another empty disk before this node votes again would be the end of a cluster of three.
+        None => env.keep(&node, Kept::Joins),
+    }
     let findings: Vec<String> = match &outcome {
         Outcome::Accepted => vec![format!("{node} serves although its files are damaged: {damage:?}")],
         Outcome::Refused(_) | Outcome::Silent => Vec::new(),
