@@ -14,7 +14,7 @@
 //! shown it, so whoever waited then is not proposed for again.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -44,27 +44,44 @@ pub(crate) struct Queued {
     pub(crate) envelope: Bytes,
     /// Not handed to anybody by then: refused.
     pub(crate) give_up: Instant,
+    /// Shared by all who hold the envelope.
+    _room: Arc<Room>,
+}
+
+/// The bytes of one envelope, taken until nobody holds it any more. A caller that gives up does not give them back: its
+/// envelope stands in a queue, or is on its way to a leader, for as long as those take.
+#[derive(Debug)]
+struct Room {
+    used: Arc<AtomicUsize>,
+    bytes: usize,
+}
+
+impl Room {
+    /// Room for so many bytes, if that many are left.
+    fn take(used: &Arc<AtomicUsize>, bytes: usize) -> Option<Arc<Self>> {
+        let fits = |before: usize| before.checked_add(bytes).filter(|after| *after <= CALLERS_BYTES_MAX);
+        used.fetch_update(Ordering::AcqRel, Ordering::Acquire, fits).ok()?;
+        Some(Arc::new(Self { used: Arc::clone(used), bytes }))
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.used.fetch_sub(self.bytes, Ordering::AcqRel);
+    }
 }
 
 /// The waiting callers of this node.
 pub(crate) struct Callers {
     node: AtomicU64,
+    /// Bytes of all envelopes that are held anywhere on the way to a leader.
+    bytes: Arc<AtomicUsize>,
     inner: Mutex<Inner>,
 }
 
 struct Inner {
     next_ticket: u64,
     waiting: BTreeMap<u64, Caller>,
-    /// Invariant: the sum of the envelopes in `waiting`.
-    bytes: usize,
-}
-
-impl Inner {
-    fn remove(&mut self, ticket: u64) -> Option<Caller> {
-        let caller = self.waiting.remove(&ticket)?;
-        self.bytes -= caller.proposal.envelope.len();
-        Some(caller)
-    }
 }
 
 struct Caller {
@@ -80,8 +97,8 @@ struct Caller {
 
 impl Callers {
     pub(crate) fn new() -> Arc<Self> {
-        let inner = Inner { next_ticket: random_u64(), waiting: BTreeMap::new(), bytes: 0 };
-        Arc::new(Self { node: AtomicU64::new(0), inner: Mutex::new(inner) })
+        let inner = Inner { next_ticket: random_u64(), waiting: BTreeMap::new() };
+        Arc::new(Self { node: AtomicU64::new(0), bytes: Arc::default(), inner: Mutex::new(inner) })
     }
 
     /// This node's Raft id, once it has one. Proposals of other nodes are not ours.
@@ -100,13 +117,11 @@ impl Callers {
         if inner.waiting.len() >= CALLERS_MAX {
             return Err(ProposeError::Busy { queue: "proposals" });
         }
-        if envelope.len() > CALLERS_BYTES_MAX - inner.bytes {
-            return Err(ProposeError::Busy { queue: "proposal bytes" });
-        }
-        inner.bytes += envelope.len();
+        let room =
+            Room::take(&self.bytes, envelope.len()).ok_or(ProposeError::Busy { queue: "proposal bytes" })?;
         let number = inner.next_ticket;
         inner.next_ticket = inner.next_ticket.wrapping_add(1);
-        let proposal = Queued { ticket: number, envelope, give_up };
+        let proposal = Queued { ticket: number, envelope, give_up, _room: room };
         let since = Instant::now();
         let caller = Caller { answer, proposal: proposal.clone(), handed_over: None, since, blind: false };
         inner.waiting.insert(number, caller);
@@ -165,7 +180,7 @@ impl Callers {
 
     /// Answers a caller whose proposal surely was not appended.
     pub(crate) fn refuse(&self, ticket: u64, error: ProposeError) {
-        let caller = self.lock().remove(ticket);
+        let caller = self.lock().waiting.remove(&ticket);
         if let Some(caller) = caller {
             let _ = caller.answer.send(Err(error));
         }
@@ -176,7 +191,7 @@ impl Callers {
         if origin.node.0 != self.node.load(Ordering::Acquire) {
             return;
         }
-        let caller = self.lock().remove(origin.ticket);
+        let caller = self.lock().waiting.remove(&origin.ticket);
         if let Some(caller) = caller {
             let _ = caller.answer.send(Ok(committed()));
         }
@@ -196,7 +211,6 @@ impl Callers {
             .extract_if(.., |_, caller| caller.handed_over.is_some() && caller.since.elapsed() >= age)
             .collect();
         for (_, caller) in handed_over {
-            inner.bytes -= caller.proposal.envelope.len();
             let _ = caller.answer.send(Err(ProposeError::Unknown));
         }
     }
@@ -208,11 +222,7 @@ impl Callers {
 
     /// Ends everybody: those who were handed over do not know their outcome.
     pub(crate) fn stop(&self, reason: &str) {
-        let waiting = {
-            let mut inner = self.lock();
-            inner.bytes = 0;
-            std::mem::take(&mut inner.waiting)
-        };
+        let waiting = std::mem::take(&mut self.lock().waiting);
         for caller in waiting.into_values() {
             let error = if caller.handed_over.is_some() {
                 ProposeError::Unknown
@@ -247,7 +257,7 @@ impl Ticket {
 
     /// Gives up waiting. `Some` when the answer came meanwhile; else whether it was handed over.
     pub(crate) fn withdraw(mut self) -> Result<Answer, bool> {
-        let caller = self.callers.lock().remove(self.number);
+        let caller = self.callers.lock().waiting.remove(&self.number);
         match caller {
             Some(caller) => Err(caller.handed_over.is_some()),
             None => self.receiver.try_recv().map_err(|_| true),
@@ -257,7 +267,7 @@ impl Ticket {
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        self.callers.lock().remove(self.number);
+        self.callers.lock().waiting.remove(&self.number);
     }
 }
 
@@ -413,11 +423,41 @@ mod tests {
             assert!(callers.register(Bytes::from_static(b"x"), Instant::now()).is_err());
             tickets.iter().for_each(|ticket| end(&callers, ticket));
             drop(tickets);
-            assert_eq!(callers.lock().bytes, 0);
+            assert_eq!(callers.bytes.load(Ordering::Acquire), 0);
         }
         let withdrawn = fill().pop().map(Ticket::withdraw);
         assert_eq!(withdrawn, Some(Err(false)));
-        assert_eq!(callers.lock().bytes, 0);
+        assert_eq!(callers.bytes.load(Ordering::Acquire), 0);
+    }
+
+    /// Callers that come and give up faster than the queue is drained must not fill it with more than the bound.
+    #[test]
+    fn envelopes_count_as_long_as_anybody_holds_them() {
+        let callers = Callers::new();
+        let large = Bytes::from(vec![0; CALLERS_BYTES_MAX / 4]);
+        let mut queue = Vec::new();
+        while let Ok((ticket, queued)) = callers.register(large.clone(), Instant::now()) {
+            queue.push(queued);
+            assert_eq!(ticket.withdraw(), Err(false), "nobody waits");
+        }
+        assert_eq!((queue.len(), callers.count()), (4, 0));
+        let refused = callers.register(Bytes::from_static(b"x"), Instant::now()).err();
+        assert_eq!(refused, Some(ProposeError::Busy { queue: "proposal bytes" }));
+        // Taken out of the queue and on its way in a batch, and a caller that waits: both count once.
+        let flying = queue.pop();
+        assert!(callers.register(Bytes::from_static(b"x"), Instant::now()).is_err());
+        drop(flying);
+        let (ticket, queued) = callers.register(large, Instant::now()).unwrap();
+        queue.clear();
+        assert_eq!(callers.bytes.load(Ordering::Acquire), CALLERS_BYTES_MAX / 4);
+        drop(queued);
+        assert_eq!(
+            callers.bytes.load(Ordering::Acquire),
+            CALLERS_BYTES_MAX / 4,
+            "its caller may propose it anew"
+        );
+        drop(ticket);
+        assert_eq!(callers.bytes.load(Ordering::Acquire), 0);
     }
 
     #[test]
