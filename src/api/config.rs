@@ -18,7 +18,7 @@ section! {
         /// Bearer token of administrators (forced release, removal, transfer). Without it these calls are
         /// accepted from loopback only.
         admin_token: Option<Secret> = None, env "OVNCP_ADMIN_TOKEN";
-        /// Requests that may be in progress at once, waiting lock requests included; more are answered 429.
+        /// Requests that may be in progress at once, waiting lock requests included; more wait 100 ms, then are answered 429.
         concurrent_requests_max: usize = 20_000, env "OVNCP_CONCURRENT_REQUESTS_MAX";
         /// Connections that may be open at once; more wait in the listen queue.
         connections_max: usize = 20_000, env "OVNCP_CONNECTIONS_MAX";

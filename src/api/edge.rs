@@ -7,13 +7,13 @@ use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::{Body, HttpBody};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, header};
 use futures_util::FutureExt;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tower::Service;
 use tracing::Instrument;
 
@@ -29,6 +29,8 @@ pub const NODE: HeaderName = HeaderName::from_static("x-ovncp-node");
 const REQUEST_ID_BYTES_MAX: usize = 128;
 /// Bytes of an id made here: two numbers of 16 digits and a dash.
 const REQUEST_ID_OWN_BYTES: usize = 33;
+/// How long a request waits for its turn, while too many are in progress, before it is refused.
+const ADMISSION_WAIT: Duration = Duration::from_millis(100);
 /// W3C trace context.
 const TRACEPARENT: &str = "traceparent";
 /// Bytes of a `traceparent` of version 00.
@@ -107,9 +109,9 @@ impl Edge {
         let _permit = if request.uri().path().starts_with("/health") {
             None
         } else {
-            match self.permits.try_acquire() {
-                Ok(permit) => Some(permit),
-                Err(_) => return axum::response::IntoResponse::into_response(self.too_many()),
+            match self.admitted().await {
+                Some(permit) => Some(permit),
+                None => return axum::response::IntoResponse::into_response(self.too_many()),
             }
         };
         let span = span(&request, request_id);
@@ -128,6 +130,17 @@ impl Edge {
         };
         // Without a subscriber, as in a program that logs nothing, no wrapper is needed.
         if span.is_disabled() { handled.await } else { handled.instrument(span).await }
+    }
+
+    /// A place among the requests in progress, in the order in which they came. Not at once refused where there is
+    /// none: a refusal costs a good part of what a write does, and a client that is refused at once asks again at
+    /// once, until the node does nothing else. A connection that waits here asks nothing. Those who wait are bounded by
+    /// the connections.
+    async fn admitted(&self) -> Option<SemaphorePermit<'_>> {
+        if let Ok(permit) = self.permits.try_acquire() {
+            return Some(permit);
+        }
+        tokio::time::timeout(ADMISSION_WAIT, self.permits.acquire()).await.ok()?.ok()
     }
 
     fn too_many(&self) -> ApiError {

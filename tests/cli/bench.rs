@@ -71,7 +71,8 @@ fn planned_hand_over_and_overload_are_measured() {
     let report = bench(&["handover", "--clients", "2", "--runs", "2"]);
     assert_eq!(report["results"]["outages_ms"].as_array().unwrap().len(), 2, "{report}");
     assert!(report["results"]["writes"].as_u64().unwrap() > 0, "{report}");
-    let report = bench(&["overload", "--clients", "64", "--seconds", "2", "--requests-max", "4"]);
+    // One at a time in each node: most of the others wait for longer than they may.
+    let report = bench(&["overload", "--clients", "1024", "--seconds", "3", "--requests-max", "1"]);
     let step = &report["results"]["steps"][0];
     assert!(step["goodput_per_second"].as_f64().unwrap() > 0.0, "{report}");
     assert!(step["refused_per_second"].as_f64().unwrap() > 0.0, "{report}");

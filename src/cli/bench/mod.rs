@@ -52,7 +52,7 @@ Examples:
   ovncp bench lock --clients 64 --held 1000000       what held locks cost
   ovncp bench renew --held 10000 --ttl 30s
   ovncp bench failover --runs 7
-  ovncp bench overload --clients 2048 --factor 10
+  ovncp bench overload --clients 2048 --factor 10 --split-cores
   ovncp bench lock --nodes 10 --clients 64           three voters and seven learners
   ovncp bench churn --time 60m -o json")]
 pub(crate) struct BenchArgs {
@@ -84,6 +84,9 @@ pub(crate) struct BenchArgs {
     /// Requests in progress that each node of the own cluster takes [default: as configured; overload: 512]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     requests_max: Option<u32>,
+    /// Give the load a core of its own and the own nodes the others: what the load costs is then not taken from them
+    #[arg(long)]
+    split_cores: bool,
     /// How long churn goes on [default: 60m]
     #[arg(long, value_parser = churn_time)]
     time: Option<Duration>,

@@ -1,10 +1,12 @@
 //! Far more requests than the cluster can serve: what is still done, what is refused, and whether it stays calm.
 //!
-//! First a closed loop measures what the cluster can do. Then requests start on a schedule of their own, a
-//! multiple of that, whatever became of the earlier ones, as long as a connection is free: with all connections in
-//! use the schedule falls behind, and that is shown as what was really offered. The load generator shares the
-//! machine's cores, and refusals cost it as much as successes.
+//! First a closed loop measures what the cluster can do. Then requests are due on a schedule of their own, a multiple of
+//! that, whatever became of the earlier ones. One that is due while every connection still waits for an answer is not
+//! sent, and counts as held back: that is how a node that is overloaded slows its clients down. With
+//! `--split-cores` own nodes and the load run on different cores, so that what the load costs is not taken for what
+//! overload costs.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
@@ -28,6 +30,8 @@ const CAPACITY_CLIENTS: u16 = 256;
 
 /// What one connection saw.
 struct Tally {
+    answers: BTreeMap<u16, u64>,
+    held_back: u64,
     succeeded: Histogram<u64>,
     refused: Histogram<u64>,
     errors: u64,
@@ -36,7 +40,14 @@ struct Tally {
 
 impl Tally {
     fn new() -> Result<Self, Failure> {
-        Ok(Self { succeeded: histogram()?, refused: histogram()?, errors: 0, first_error: None })
+        Ok(Self {
+            answers: BTreeMap::new(),
+            held_back: 0,
+            succeeded: histogram()?,
+            refused: histogram()?,
+            errors: 0,
+            first_error: None,
+        })
     }
 }
 
@@ -49,6 +60,7 @@ pub(super) async fn run(
     let capacity =
         closed_loop::run_scenario(args, Scenario::Write, &[CAPACITY_CLIENTS], addresses, target).await?;
     let capacity = capacity.first().map_or(0.0, |rate| rate.per_second);
+    let memory_mb_before = target.memory_mb();
     let bar = progress(Window::steps(args) * steps.len() as u64);
     let mut results = Vec::new();
     for connections in steps {
@@ -72,6 +84,10 @@ pub(super) async fn run(
             all.succeeded += tally.succeeded;
             all.refused += tally.refused;
             all.errors += tally.errors;
+            all.held_back += tally.held_back;
+            for (status, count) in tally.answers {
+                *all.answers.entry(status).or_default() += count;
+            }
             all.first_error = all.first_error.or(tally.first_error);
         }
         // Asked once it is calm again: overload must not decide whether the answer comes.
@@ -81,7 +97,10 @@ pub(super) async fn run(
         let quantile = |of: &Histogram<u64>, q| of.value_at_quantile(q) as f64 / 1_000.0;
         results.push(Overload {
             connections: *connections,
-            offered_per_second: (good + refused + all.errors) as f64 / seconds,
+            due_per_second: capacity * args.factor,
+            sent_per_second: (good + refused + all.errors) as f64 / seconds,
+            held_back_per_second: all.held_back as f64 / seconds,
+            answers: all.answers,
             goodput_per_second: good as f64 / seconds,
             refused_per_second: refused as f64 / seconds,
             p50_ms: quantile(&all.succeeded, 0.5),
@@ -94,7 +113,13 @@ pub(super) async fn run(
         });
     }
     bar.finish_and_clear();
-    Ok(Overloads { capacity_per_second: capacity, factor: args.factor, steps: results })
+    Ok(Overloads {
+        capacity_per_second: capacity,
+        factor: args.factor,
+        cores: target.cores(),
+        memory_mb_before,
+        steps: results,
+    })
 }
 
 /// One write after another, each when it is due or as soon as the one before it is answered.
@@ -126,6 +151,9 @@ async fn client(
         match exchanged.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into())) {
             Ok((open, status)) => {
                 connection = Some(open);
+                if counts {
+                    *tally.answers.entry(status).or_default() += 1;
+                }
                 match status {
                     200 if counts => record(&mut tally.succeeded, begun.elapsed()),
                     429 | 503 if counts => record(&mut tally.refused, begun.elapsed()),
@@ -146,7 +174,16 @@ async fn client(
             }
         }
         // What could not be sent in time is not made up for: that would only pile up here.
-        due = (due + every).max(Instant::now());
+        due += every;
+        let late = Instant::now().min(window.to).saturating_duration_since(due);
+        if !late.is_zero() {
+            // Part of an interval is due as much as all of it, on average.
+            let missed = late.as_secs_f64() / every.as_secs_f64();
+            due += every.mul_f64(missed);
+            if counts {
+                tally.held_back += missed.round() as u64;
+            }
+        }
     }
     tally
 }

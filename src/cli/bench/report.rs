@@ -1,12 +1,13 @@
 //! The figures, for people and for programs.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::Serialize;
 use serde_json::json;
 
 use super::environment::Environment;
-use super::target::{Cost, Sizes};
+use super::target::{Cores, Cost, Sizes};
 use super::{Aim, Scenario};
 use crate::cli::failure::{Exit, Failure};
 use crate::cli::output::{Format, fields, table};
@@ -131,6 +132,9 @@ pub(super) struct Handover {
 pub(super) struct Overloads {
     pub(super) capacity_per_second: f64,
     pub(super) factor: f64,
+    /// Which cores the own nodes and the load had, where they had different ones.
+    pub(super) cores: Option<Cores>,
+    pub(super) memory_mb_before: Option<f64>,
     pub(super) steps: Vec<Overload>,
 }
 
@@ -138,7 +142,13 @@ pub(super) struct Overloads {
 #[derive(Serialize)]
 pub(super) struct Overload {
     pub(super) connections: u16,
-    pub(super) offered_per_second: f64,
+    /// By the schedule.
+    pub(super) due_per_second: f64,
+    pub(super) sent_per_second: f64,
+    /// Due while every connection waited for an answer.
+    pub(super) held_back_per_second: f64,
+    /// By status.
+    pub(super) answers: BTreeMap<u16, u64>,
     pub(super) goodput_per_second: f64,
     /// 429 and 503.
     pub(super) refused_per_second: f64,
@@ -434,10 +444,11 @@ fn renewals_text(r: &Renewals) -> String {
 fn overload_text(overloads: &Overloads) -> String {
     let header = [
         "CONNECTIONS",
-        "OFFERED/S",
+        "DUE/S",
+        "SENT/S",
         "GOODPUT/S",
         "OF CAPACITY",
-        "REFUSED",
+        "REFUSED/S",
         "P50 MS",
         "P99 MS",
         "REFUSED P99 MS",
@@ -449,10 +460,11 @@ fn overload_text(overloads: &Overloads) -> String {
     let row = |r: &Overload| {
         vec![
             r.connections.to_string(),
-            format!("{:.0}", r.offered_per_second),
+            format!("{:.0}", r.due_per_second),
+            format!("{:.0}", r.sent_per_second),
             format!("{:.0}", r.goodput_per_second),
             format!("{:.0} %", 100.0 * r.goodput_per_second / overloads.capacity_per_second),
-            format!("{:.0} %", 100.0 * r.refused_per_second / r.offered_per_second.max(1.0)),
+            format!("{:.0}", r.refused_per_second),
             format!("{:.2}", r.p50_ms),
             format!("{:.2}", r.p99_ms),
             format!("{:.2}", r.refused_p99_ms),
@@ -462,10 +474,14 @@ fn overload_text(overloads: &Overloads) -> String {
             optional(r.cost.memory_mb),
         ]
     };
+    let cores = overloads.cores.as_ref().map_or_else(String::new, |cores| {
+        format!("; nodes on cores {:?}, load on core {}", cores.nodes, cores.load)
+    });
     format!(
-        "capacity {:.0} writes/s (256 clients), {} times that on schedule\n{}",
+        "capacity {:.0} writes/s (256 clients), {} times that on schedule; memory before {} MB{cores}\n{}",
         overloads.capacity_per_second,
         overloads.factor,
+        optional(overloads.memory_mb_before),
         table(&header, overloads.steps.iter().map(row))
     )
 }

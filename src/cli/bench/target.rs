@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use ovncp::client::Error;
+use rustix::thread::CpuSet;
 use serde::Serialize;
 
 use super::{Aim, BenchArgs};
@@ -25,6 +26,7 @@ const TICKS_PER_SECOND: f64 = 100.0;
 pub(super) struct Target {
     endpoints: Vec<String>,
     own: Option<Own>,
+    cores: Option<Cores>,
     http: reqwest::Client,
 }
 
@@ -65,6 +67,31 @@ impl Used {
     }
 }
 
+/// Cores of the own nodes and of the load, apart from each other.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Cores {
+    pub(super) nodes: Vec<usize>,
+    pub(super) load: usize,
+}
+
+impl Cores {
+    /// The last core for the load, which has one thread; all others for the nodes. None where there is but one.
+    fn split() -> Option<Cores> {
+        let own = rustix::thread::sched_getaffinity(None).ok()?;
+        let mut nodes: Vec<usize> = (0..CpuSet::MAX_CPU).filter(|core| own.is_set(*core)).collect();
+        let load = nodes.pop().filter(|_| !nodes.is_empty())?;
+        Some(Cores { nodes, load })
+    }
+
+    /// Has this thread, and every process that it starts from now on, run on these cores only.
+    fn pin(cores: &[usize]) -> Result<(), Failure> {
+        let mut set = CpuSet::new();
+        cores.iter().for_each(|core| set.set(*core));
+        let pinned = rustix::thread::sched_setaffinity(None, &set);
+        pinned.map_err(|e| Failure::io("run on some cores only", &e.into()))
+    }
+}
+
 /// What one own node takes; unknown for nodes that the user named.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub(super) struct Sizes {
@@ -88,7 +115,7 @@ impl Target {
         let http = reqwest::Client::builder().no_proxy().timeout(ASK_TIMEOUT).build().unwrap_or_default();
         if !endpoints.is_empty() {
             let endpoints = endpoints.into_iter().map(|url| url.trim_end_matches('/').to_owned()).collect();
-            return Ok(Target { endpoints, own: None, http });
+            return Ok(Target { endpoints, own: None, cores: None, http });
         }
         let (dir, temporary) = match &args.data_dir {
             Some(dir) => (dir.clone(), None),
@@ -103,9 +130,17 @@ impl Target {
         cluster
             .environment
             .extend(requests_max.map(|max| ("OVNCP_CONCURRENT_REQUESTS_MAX", max.to_string())));
+        let cores = if args.split_cores { Cores::split() } else { None };
+        if let Some(cores) = &cores {
+            Cores::pin(&cores.nodes)?;
+        }
         cluster.start_all()?;
+        if let Some(cores) = &cores {
+            Cores::pin(&[cores.load])?;
+        }
         let endpoints = cluster.layout.endpoints();
-        let mut target = Target { endpoints, own: Some(Own { cluster, dir, _temporary: temporary }), http };
+        let own = Own { cluster, dir, _temporary: temporary };
+        let mut target = Target { endpoints, own: Some(own), cores, http };
         target.until_ready().await?;
         Ok(target)
     }
@@ -194,8 +229,13 @@ impl Target {
         (0..cluster.layout.nodes.len()).map(|index| cpu_seconds(cluster.pid(index)?)).sum()
     }
 
+    /// Which cores have what, where they are split.
+    pub(super) fn cores(&self) -> Option<Cores> {
+        self.cores.clone()
+    }
+
     /// Resident memory of all own nodes.
-    fn memory_mb(&self) -> Option<f64> {
+    pub(super) fn memory_mb(&self) -> Option<f64> {
         let cluster = &self.own.as_ref()?.cluster;
         (0..cluster.layout.nodes.len()).map(|index| memory_mb(cluster.pid(index)?)).sum()
     }
