@@ -13,6 +13,9 @@ use crate::cluster::NodeError;
 /// from being ready for longer; then the round ends early.
 const ROLLING_READY_PATIENCE: Duration = Duration::from_secs(10);
 
+/// How long a node may take to be ready before a rolling restart begins at all.
+const ROLLING_READY_FIRST: Duration = Duration::from_secs(1);
+
 /// A fault at work.
 #[derive(Debug)]
 pub enum Running {
@@ -94,6 +97,12 @@ async fn roll(env: &mut Env, rng: &mut StdRng) -> Result<Begun<Running>, FaultEr
     let all = env.cluster.names();
     if env.unclaimed() != all {
         return Err(FaultError::NotNow("some nodes are down already".to_owned()));
+    }
+    for name in &all {
+        // One that has only just been started does not know SIGTERM yet: it would end as any program does.
+        if env.cluster.ready(name, ROLLING_READY_FIRST).await.is_err() {
+            return Err(FaultError::NotNow(format!("{name} is not ready")));
+        }
     }
     let (mut restarted, mut ready, mut findings) = (Vec::new(), 0, Vec::new());
     for _ in &all {
