@@ -12,21 +12,50 @@ use crate::history::{History, Process};
 /// At most one leader per term, over everything that any node ever said.
 pub(super) fn check_leaders(operations: &[Operation<'_>]) -> Option<Check> {
     let mut check = Check::new("leadership", "no two nodes lead in one term of Raft");
-    let mut leaders: BTreeMap<u64, (Value, &Operation<'_>)> = BTreeMap::new();
+    let names = names_by_raft_id(operations);
+    let mut leaders: BTreeMap<u64, BTreeMap<String, &Operation<'_>>> = BTreeMap::new();
     for probe in operations.iter().filter(|operation| operation.f() == "leader" && operation.is_ok()) {
         let output = probe.output();
         check.count("probes", 1);
         let leads = output.get("is_leader").and_then(Value::as_bool) == Some(true);
-        let told = output.get(if leads { "node_id" } else { "leader_id" }).filter(|id| !id.is_null());
-        let (Some(term), Some(id)) = (output.get("term").and_then(Value::as_u64), told) else { continue };
-        let (known, first) = leaders.entry(term).or_insert_with(|| (id.clone(), probe));
-        if known != id {
-            let text = format!("term {term} has two leaders: {known} and {id}");
-            check.fail(Finding::new(text).shown_by([*first, probe]));
+        let told = output.get(if leads { "node_id" } else { "leader_id" }).map(text).unwrap_or_default();
+        let Some(term) = output.get("term").and_then(Value::as_u64).filter(|_| !told.is_empty()) else {
+            continue;
+        };
+        // A node that does not know a member's name yet says its Raft id. One that nobody names in the end
+        // cannot be compared with a name.
+        let name = names.get(&told).cloned().unwrap_or(told);
+        if name.parse::<u64>().is_ok() {
+            check.count("leaders without a name", 1);
+            continue;
         }
+        leaders.entry(term).or_default().entry(name).or_insert(probe);
     }
     check.count("terms with a leader", leaders.len() as u64);
+    for (term, told) in leaders.iter().filter(|(_, told)| told.len() > 1) {
+        let names: Vec<&str> = told.keys().map(String::as_str).collect();
+        let finding = Finding::new(format!("term {term} has several leaders: {}", names.join(", ")));
+        check.fail(finding.shown_by(told.values().copied()));
+    }
     check.counts.contains_key("probes").then_some(check)
+}
+
+fn text(value: &Value) -> String {
+    match value {
+        Value::Null => String::new(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+/// Names of members by their Raft ids, as the nodes show them at the end.
+fn names_by_raft_id(operations: &[Operation<'_>]) -> BTreeMap<String, String> {
+    let members = operations
+        .iter()
+        .filter(|one| one.f() == "final-hash")
+        .filter_map(|one| one.output().get("members").and_then(Value::as_array))
+        .flatten();
+    members.filter_map(|member| Some((text(member.get("raft_id")?), text(member.get("id")?)))).collect()
 }
 
 /// After healing all members come to the same index, and there they hold the same.

@@ -47,7 +47,15 @@ pub fn check_registers(operations: &[Operation<'_>]) -> Option<Check> {
     let mut budget = Budget::new();
     for (key, of_key) in &keys {
         let (calls, from) = register::calls(of_key);
-        check_key(&mut check, &mut budget, &RegisterModel, key, &calls, |call| &operations[from[call]]);
+        let stuck =
+            check_key(&mut check, &mut budget, &RegisterModel, key, &calls, |call| &operations[from[call]]);
+        if let Some((stuck, mut finding)) = stuck {
+            if let Some(writer) = register::refused_writer(&operations[from[stuck]], of_key) {
+                finding.lines.push("whoever wanted to write that was told that it had failed:".to_owned());
+                push_lines(&mut finding, &[writer], &operations[from[stuck]]);
+            }
+            check.fail(finding);
+        }
     }
     (!keys.is_empty()).then_some(check)
 }
@@ -71,7 +79,10 @@ pub(super) fn check_locks(holdings: &[Holding<'_, '_>], event_times_ns: &[u64]) 
     let mut budget = Budget::new();
     for (key, of_key) in &by_key {
         let (calls, from) = lock::calls(of_key, event_times_ns);
-        check_key(&mut check, &mut budget, &LockModel, key, &calls, |call| from[call]);
+        let stuck = check_key(&mut check, &mut budget, &LockModel, key, &calls, |call| from[call]);
+        if let Some((_, finding)) = stuck {
+            check.fail(finding);
+        }
     }
     (!by_key.is_empty()).then_some(check)
 }
@@ -96,6 +107,7 @@ impl Budget {
     }
 }
 
+/// The call that fits nowhere and what shows it, if there is no order.
 fn check_key<'o, 'h: 'o, M: Reduce>(
     check: &mut Check,
     budget: &mut Budget,
@@ -103,17 +115,19 @@ fn check_key<'o, 'h: 'o, M: Reduce>(
     key: &str,
     calls: &[Call<M::Operation>],
     operation_of: impl Fn(usize) -> &'o Operation<'h>,
-) where
+) -> Option<(usize, Finding)>
+where
     M::Operation: Copy,
 {
     check.count("keys", 1);
     check.count("operations", calls.len() as u64);
     check.count("of unknown outcome", calls.iter().filter(|call| call.returned.is_none()).count() as u64);
     match search(model, calls, budget.limits(KEY_TIME_MAX)) {
-        Found::Linearizable => {}
+        Found::Linearizable => None,
         Found::Unknown(why) => {
             let text = format!("{key}: {why} while looking for an order of {} operations", calls.len());
             check.unknown(Finding::new(text).about(key));
+            None
         }
         Found::Stuck(stuck) => {
             // Again, to the shortest beginning that has no order; that much is certain already.
@@ -129,7 +143,7 @@ fn check_key<'o, 'h: 'o, M: Reduce>(
                     (stuck, before)
                 }
             };
-            check.fail(explain(key, calls.len(), &stuck, &enough, operation_of));
+            Some((stuck.call, explain(key, calls.len(), &stuck, &enough, operation_of)))
         }
     }
 }

@@ -95,14 +95,19 @@ impl Model for RegisterModel {
     }
 
     fn needs(&self, operation: &Register, other: &Register) -> bool {
-        let written = match *other {
-            Register::Write { value, .. } | Register::Swap { to: value, .. } => value,
-            Register::Read { .. } | Register::Refused { .. } => return false,
+        let (Register::Write { value: written, revision } | Register::Swap { to: written, revision, .. }) =
+            *other
+        else {
+            return false;
         };
         match *operation {
             Register::Read { value, .. } | Register::Swap { from: value, .. } => value == Some(written),
             Register::Write { .. } => false,
-            Register::Refused { .. } => true,
+            // What came before the revision that was asked for is not what had taken its place.
+            Register::Refused { at, .. } => match (at, revision) {
+                (Some(at), Some(revision)) => revision > at,
+                _ => true,
+            },
         }
     }
 
@@ -208,4 +213,17 @@ pub(super) fn calls(operations: &[(usize, &Operation<'_>)]) -> (Vec<Call<Registe
         from.push(*number);
     }
     (calls, from)
+}
+
+/// A read of what a write had wanted that was answered with a failure: the pair explains more than the read.
+pub(super) fn refused_writer<'o, 'h>(
+    read: &Operation<'_>,
+    operations: &[(usize, &'o Operation<'h>)],
+) -> Option<&'o Operation<'h>> {
+    let Some(Register::Read { value: Some(value), .. }) = register(read) else { return None };
+    let wanted = |one: &Operation<'_>| integer(one.input(), "value").or_else(|| integer(one.input(), "to"));
+    operations
+        .iter()
+        .map(|(_, one)| *one)
+        .find(|one| one.outcome == Outcome::Fail && wanted(one) == Some(value))
 }

@@ -4,7 +4,8 @@ const LEADERS: &str = "leadership";
 const STATES: &str = "equal states";
 
 fn probe(script: &mut Script, process: u64, at: u64, term: u64, leader: Value, is_leader: bool) {
-    let output = json!({"term": term, "leader_id": leader, "is_leader": is_leader, "node_id": process});
+    let node = format!("n{process}");
+    let output = json!({"term": term, "leader_id": leader, "is_leader": is_leader, "node_id": node});
     script.ok(process, [at, at + 1], ("leader", ""), Value::Null, output);
 }
 
@@ -16,15 +17,33 @@ fn hash(script: &mut Script, process: u64, at: u64, index: u64, hash: &str) {
 #[test]
 fn one_leader_per_term_is_fine_and_two_are_found() {
     let mut script = Script::default();
-    probe(&mut script, 1, 0, 3, json!(1), true);
-    probe(&mut script, 2, 0, 3, json!(1), false);
+    probe(&mut script, 1, 0, 3, json!("n1"), true);
+    probe(&mut script, 2, 0, 3, json!("n1"), false);
     probe(&mut script, 3, 5, 4, Value::Null, false);
-    probe(&mut script, 3, 9, 4, json!(2), false);
+    probe(&mut script, 3, 9, 4, json!("n2"), false);
     script.passes(LEADERS);
-    probe(&mut script, 3, 20, 4, json!(3), true);
+    probe(&mut script, 3, 20, 4, json!("n3"), true);
     let finding = script.finding(LEADERS);
-    assert_eq!(finding.text, "term 4 has two leaders: 2 and 3");
+    assert_eq!(finding.text, "term 4 has several leaders: n2, n3");
     assert_eq!(finding.lines.len(), 2);
+}
+
+#[test]
+fn a_leader_told_by_its_raft_id_is_the_one_of_that_name() {
+    let mut script = Script::default();
+    probe(&mut script, 1, 0, 3, json!("n1"), true);
+    probe(&mut script, 2, 0, 3, json!("1620"), false);
+    let members =
+        |id: &str| json!({"applied_index": 9, "state_hash": "aa", "members": [{"id": id, "raft_id": 1620}]});
+    let mut other = Script { history: script.history() };
+    script.ok(1, [90, 91], ("final-hash", ""), Value::Null, members("n1"));
+    script.passes(LEADERS);
+    other.ok(1, [90, 91], ("final-hash", ""), Value::Null, members("n4"));
+    assert_eq!(other.finding(LEADERS).text, "term 3 has several leaders: n1, n4");
+    // Replaced since: nobody knows the id any more.
+    probe(&mut script, 3, 1, 3, json!("1444"), false);
+    script.passes(LEADERS);
+    assert_eq!(script.results().check(LEADERS).unwrap().counts["leaders without a name"], 1);
 }
 
 #[test]

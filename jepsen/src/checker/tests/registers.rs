@@ -96,7 +96,14 @@ fn a_failed_write_must_never_be_seen() {
     read(&mut script, 1, [40, 50], Some(5), Some(11));
     script.passes(REGISTERS);
     read(&mut script, 1, [60, 70], Some(6), Some(12));
-    script.finding(REGISTERS);
+    let finding = script.finding(REGISTERS);
+    assert_eq!(
+        finding.lines[finding.lines.len() - 2..],
+        [
+            "whoever wanted to write that was told that it had failed:",
+            "  0.0200 s .. 0.0300 s p2 n3 write r1 (value 6) -> fail: no_leader",
+        ]
+    );
 }
 
 #[test]
@@ -126,6 +133,13 @@ fn a_refused_compare_and_set_needs_a_reason() {
     write(&mut script, 1, [0, 10], 5, 11);
     script.fail(3, [20, 30], ("cas", "r1"), input(), "revision_mismatch");
     script.finding(REGISTERS);
+    // What came before that revision does not matter, and is not shown.
+    let mut script = Script::default();
+    (0..9)
+        .for_each(|round| write(&mut script, 1, [round * 10, round * 10 + 5], 90 + round as i64, round + 1));
+    write(&mut script, 1, [100, 110], 5, 11);
+    script.fail(3, [120, 130], ("cas", "r1"), input(), "revision_mismatch");
+    assert_eq!(script.finding(REGISTERS).lines.len(), 3);
     // Refused by an edge that proposed nothing: says nothing.
     let mut script = Script::default();
     write(&mut script, 1, [0, 10], 5, 11);
