@@ -16,6 +16,7 @@ use crate::disk::DiskKind;
 use crate::mutants::{self, MutantsArgs};
 use crate::nemesis::NemesisKind;
 use crate::net::NetKind;
+use crate::report;
 use crate::run::{self, Plan, RunError};
 use crate::store;
 use crate::workload::WorkloadKind;
@@ -46,6 +47,11 @@ enum Command {
     Run(RunArgs),
     /// Judges a run again.
     Check {
+        /// Folder of the run.
+        dir: PathBuf,
+    },
+    /// Draws the report of a run again: timeline.html, latency.svg, rate.svg.
+    Report {
         /// Folder of the run.
         dir: PathBuf,
     },
@@ -151,6 +157,7 @@ pub fn main() -> ExitCode {
     match cli.command {
         Command::Run(args) => runtime.block_on(make_run(args, &cli.store)),
         Command::Check { dir } => check(&dir),
+        Command::Report { dir } => draw(&dir),
         Command::Mutants(args) => runtime.block_on(hunt_mutants(args, &cli.store)),
         Command::List => list(&cli.store),
         Command::Clean => clean(&cli.store),
@@ -201,6 +208,16 @@ fn exit_code(verdict: Verdict) -> ExitCode {
         Verdict::Pass => ExitCode::SUCCESS,
         Verdict::Fail => ExitCode::FAILURE,
         Verdict::Unknown => ExitCode::from(UNKNOWN),
+    }
+}
+
+fn draw(dir: &Path) -> ExitCode {
+    match report::write_dir(dir) {
+        Ok(files) => {
+            files.iter().for_each(|file| println!("{}", file.display()));
+            ExitCode::SUCCESS
+        }
+        Err(error) => trouble(&error.to_string()),
     }
 }
 

@@ -24,6 +24,7 @@ use crate::history::{History, HistoryError, Invocation, Kind, Process, Recorder,
 use crate::nemesis::Env;
 use crate::nemesis::conductor::{Conductor, Score};
 use crate::nemesis::schedule;
+use crate::report;
 use crate::store::{self, Leftovers};
 use clients::Clients;
 
@@ -122,7 +123,12 @@ async fn perform(
     write_history(&recorder.history().map_err(RunError::io("write the history"))?, dir)?;
     outcome?;
     let dir = dir.to_path_buf();
-    let checked = tokio::task::spawn_blocking(move || checker::check_dir(&dir)).await;
+    let checked = tokio::task::spawn_blocking(move || {
+        let results = checker::check_dir(&dir)?;
+        report::write_dir(&dir)?;
+        Ok::<_, checker::DirError>(results)
+    })
+    .await;
     Ok(checked.map_err(|error| RunError::Stage(format!("the checker: {error}")))??)
 }
 

@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::describe::seconds;
 use super::operation::Operation;
 use super::results::{Check, Finding};
-use crate::history::{History, Process};
+use crate::history::{History, Kind, Process};
 
 /// At most one leader per term, over everything that any node ever said.
 pub(super) fn check_leaders(operations: &[Operation<'_>]) -> Option<Check> {
@@ -123,6 +123,24 @@ pub(super) fn check_exits(history: &History) -> Option<Check> {
         });
     }
     check.counts.contains_key("exits").then_some(check)
+}
+
+/// After everything is healed all nodes become ready.
+pub(super) fn check_recovery(history: &History) -> Option<Check> {
+    let mut check = Check::new("recovery", "once everything is healed, every node becomes ready");
+    let ended = history.events.iter().filter(|one| one.process == Process::Nemesis && one.f == "recovery");
+    for event in ended.filter(|one| one.kind == Kind::Info) {
+        check.count("waits", 1);
+        check.count("ms until ready", event.value.get("took_ms").and_then(Value::as_u64).unwrap_or(0));
+        for node in event.value.get("not_ready").and_then(Value::as_array).into_iter().flatten() {
+            check.fail(Finding {
+                window_ns: Some((event.time_ns, event.time_ns)),
+                events: vec![event.index],
+                ..Finding::new(format!("{} was not ready by {}", text(node), seconds(event.time_ns)))
+            });
+        }
+    }
+    check.counts.contains_key("waits").then_some(check)
 }
 
 /// What whoever made a fault saw go wrong.

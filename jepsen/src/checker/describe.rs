@@ -28,7 +28,7 @@ pub fn seconds(nanoseconds: u64) -> String {
 }
 
 /// A value as short as people read it: `value 6, revision 18`.
-fn compact(value: &Value) -> String {
+pub fn compact(value: &Value) -> String {
     match value {
         Value::Null => String::new(),
         Value::Object(fields) => {

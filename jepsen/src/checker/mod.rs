@@ -18,11 +18,12 @@ mod results;
 pub mod synthetic;
 mod validity;
 
-pub use describe::seconds;
+pub use describe::{compact, seconds};
 pub use dir::{DirError, check_dir, read_facts, read_history, read_results};
 pub use facts::PlanFacts;
 pub use operation::{Fault, Operation, Operations, Outcome, faults, operations};
 pub use results::{Check, FINDINGS_MAX, Finding, OperationCounts, Results, Verdict};
+pub use validity::PROBES;
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -43,6 +44,7 @@ pub fn check(plan: &PlanFacts, history: &History) -> Results {
         [
             cluster::check_leaders(&all),
             cluster::check_end_state(&all),
+            cluster::check_recovery(history),
             cluster::check_exits(history),
             cluster::check_nemesis_findings(history),
         ]

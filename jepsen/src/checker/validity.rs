@@ -17,7 +17,7 @@ pub(super) const OK_AFTER_HEALING_MIN: u64 = 1;
 const ATTEMPTS_WITHOUT_OK_MAX: u64 = 50;
 
 /// Operations of the harness about itself: they say nothing about what clients got done.
-pub(super) const PROBES: [&str; 3] = ["leader", "final-hash", "final-events"];
+pub const PROBES: [&str; 3] = ["leader", "final-hash", "final-events"];
 
 /// Operations that a workload cannot do without.
 const ESSENTIAL: [(&str, &[&str]); 8] = [

@@ -97,3 +97,16 @@ fn what_the_nemesis_saw_go_wrong_is_found() {
         "bit-flip at 2.0000 s: n3 started with a damaged log and said nothing"
     );
 }
+
+#[test]
+fn a_node_that_does_not_become_ready_is_found() {
+    let recovery = |late: Value| {
+        let mut script = Script::default();
+        let done = json!({"took_ms": 30_000, "not_ready": late});
+        script.event(Process::Nemesis, Kind::Invoke, ("recovery", ""), Value::Null, 1_000);
+        script.event(Process::Nemesis, Kind::Info, ("recovery", ""), done, 31_000);
+        script
+    };
+    recovery(json!([])).passes("recovery");
+    assert_eq!(recovery(json!(["n2"])).finding("recovery").text, "n2 was not ready by 31.0000 s");
+}
