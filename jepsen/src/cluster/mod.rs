@@ -29,6 +29,9 @@ pub const PEER_PORT: u16 = 7400;
 /// Between two looks at a condition.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
+/// How long nodes may take to say who leads.
+const LEADER_PATIENCE: Duration = Duration::from_millis(500);
+
 /// Where a node stands on the network.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
@@ -205,18 +208,20 @@ impl Cluster {
         Ok(self.node(name)?.url())
     }
 
-    /// The node that says that it leads, preferring the highest term.
+    /// The node that says that it leads, preferring the highest term. All are asked at once: one that is stopped
+    /// does not hold up the others.
     pub async fn leader(&self) -> Option<String> {
-        let mut best: Option<Standing> = None;
+        let mut questions = tokio::task::JoinSet::new();
         for node in self.nodes.values().filter(|node| node.pid().is_some()) {
-            if let Some(seen) = self.admin.standing(node.url()).await
-                && seen.is_leader
-                && best.as_ref().is_none_or(|best| best.term < seen.term)
-            {
-                best = Some(seen);
-            }
+            let (admin, url) = (self.admin.clone(), node.url().to_owned());
+            questions.spawn(async move { admin.standing(&url).await });
         }
-        best.map(|best| best.node_id)
+        let deadline = tokio::time::Instant::now() + LEADER_PATIENCE;
+        let mut leaders = Vec::new();
+        while let Ok(Some(answer)) = tokio::time::timeout_at(deadline, questions.join_next()).await {
+            leaders.extend(answer.ok().flatten().filter(|standing| standing.is_leader));
+        }
+        leaders.into_iter().max_by_key(|standing| standing.term).map(|standing| standing.node_id)
     }
 
     /// Waits until the node answers its readiness probe.

@@ -25,6 +25,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 const LOOK_AT_KEPT_EVERY: Duration = Duration::from_secs(1);
 /// So much later a fault is looked at again that could not be healed when its time was over.
 const PUT_OFF: Duration = Duration::from_millis(500);
+/// A fault that has hit nothing when its time is over (an idle link) goes on for this much longer.
+const EFFECT_PATIENCE: Duration = Duration::from_secs(5);
 /// Ends of one node without a fault, after which it is left alone.
 const RESTARTS_MAX: u32 = 3;
 
@@ -90,22 +92,25 @@ impl<'a> Conductor<'a> {
         let start = Instant::now();
         let last_end = start + schedule::last_end(time);
         let mut slots = slots.iter().peekable();
+        // What took long moves what comes after it: faults are never made up for in a burst.
+        let mut behind = Duration::ZERO;
         while !*stop.borrow() && Instant::now() < start + time {
             let now = Instant::now();
-            if let Some(position) = self.active.iter().position(|active| active.ends <= now) {
+            let begins = slots.peek().map(|slot| start + slot.at + behind);
+            if let Some(position) = self.next_to_heal(now, last_end) {
                 if self.active[position].running.is_settled(self.env).await {
                     let active = self.active.remove(position);
                     self.heal(active).await;
                 } else {
                     self.active[position].ends = Instant::now() + PUT_OFF;
                 }
-            } else if slots.peek().is_some_and(|slot| start + slot.at <= now) {
+            } else if let Some(late) = begins.and_then(|begins| now.checked_duration_since(begins)) {
+                behind += late;
                 if let Some(slot) = slots.next().filter(|_| now < last_end) {
                     self.begin(slot, last_end).await;
                 }
             } else {
-                let heals = self.active.iter().map(|active| active.ends);
-                let begins = slots.peek().map(|slot| start + slot.at);
+                let heals = self.active.iter().map(|active| active.ends).filter(|ends| *ends > now);
                 let next = heals.chain(begins).chain([now + LOOK_EVERY, start + time]).min().unwrap_or(now);
                 tokio::select! {
                     () = tokio::time::sleep_until(next) => {}
@@ -115,6 +120,7 @@ impl<'a> Conductor<'a> {
             self.look_after_nodes();
             self.look_after_kept().await;
         }
+        self.active.sort_by_key(|active| !active.kind.heals_slowly());
         while let Some(active) = self.active.pop() {
             self.heal(active).await;
         }
@@ -132,6 +138,20 @@ impl<'a> Conductor<'a> {
         if let Err(error) = membership::look_after_kept(self.env).await {
             tracing::warn!(%error, "a node on its way in or out");
         }
+    }
+
+    /// Position of a fault whose time is over. Before one that heals slowly come all others: the nodes that it
+    /// waits for shall have nothing else to cope with. One that has hit nothing yet gets a little more time.
+    fn next_to_heal(&self, now: Instant, last_end: Instant) -> Option<usize> {
+        let waits = |active: &Active| {
+            !active.running.shows_effect(self.env) && now < (active.ends + EFFECT_PATIENCE).min(last_end)
+        };
+        let due = |active: &Active| active.ends <= now && !waits(active);
+        let position = self.active.iter().position(due)?;
+        if !self.active[position].kind.heals_slowly() {
+            return Some(position);
+        }
+        Some(self.active.iter().position(|active| !active.kind.heals_slowly()).unwrap_or(position))
     }
 
     async fn begin(&mut self, slot: &Slot, last_end: Instant) {
@@ -170,7 +190,6 @@ impl<'a> Conductor<'a> {
         slot: &Slot,
         last_end: Instant,
     ) -> Result<(), FaultError> {
-        let began = Instant::now();
         let invocation = invocation(kind);
         let mut rng = StdRng::seed_from_u64(slot.seed);
         let claims = self.env.claims();
@@ -189,7 +208,7 @@ impl<'a> Conductor<'a> {
         let value = json!({ "id": id, "began": true, "targets": begun.targets, "detail": begun.detail });
         self.recorder.complete(&invocation, Kind::Info, value, None);
         self.score.made.fetch_add(1, Ordering::Relaxed);
-        let ends = (began + slot.lasts(kind)).min(last_end);
+        let ends = (Instant::now() + slot.lasts(kind)).min(last_end);
         self.active.push(Active { id, kind, ends, running: begun.state });
         self.show_active();
         Ok(())

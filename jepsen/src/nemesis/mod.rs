@@ -170,6 +170,11 @@ impl NemesisKind {
         (Duration::from_millis(least), Duration::from_millis(most))
     }
 
+    /// Whether healing it waits for nodes that need a working cluster.
+    pub fn heals_slowly(self) -> bool {
+        matches!(self, Self::BitFlip | Self::Truncate | Self::DiskFull | Self::FsyncEio)
+    }
+
     /// Says why it can never be made in this run, if so.
     pub fn possible(self, env: &Env) -> Result<(), String> {
         match Family::of(self) {
@@ -198,6 +203,14 @@ impl Running {
     async fn is_settled(&self, env: &Env) -> bool {
         match self {
             Self::Membership(running) => membership::is_settled(running, env).await,
+            _ => true,
+        }
+    }
+
+    /// Whether it has shown an effect, where that can be seen before it is healed.
+    pub fn shows_effect(&self, env: &Env) -> bool {
+        match self {
+            Self::Network(running) => network::shows_effect(running, env),
             _ => true,
         }
     }

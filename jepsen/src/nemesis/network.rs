@@ -60,6 +60,11 @@ pub(super) async fn start(
     Ok(Begun { targets: targets.into_iter().collect(), detail, state: Running { imposed } })
 }
 
+/// Whether anything was hit so far.
+pub(super) fn shows_effect(running: &Running, env: &Env) -> bool {
+    env.network.links().hits(&running.imposed).frames > 0
+}
+
 /// Ends a fault of this family.
 pub(super) fn heal(running: Running, env: &mut Env) -> Effect {
     let hits = env.network.links().lift(running.imposed);

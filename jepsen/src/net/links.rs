@@ -216,9 +216,8 @@ impl Links {
     /// Whether `bytes` may not go from one host to the other at the moment; if so, they count as hit.
     pub fn held(&self, from: &str, to: &str, bytes: usize) -> bool {
         self.with(|inner| {
-            let Some(link) = inner.links.get_mut(&(from.to_owned(), to.to_owned())) else { return false };
-            let cuts = link.imposed.iter_mut().filter(|lying| lying.impairment == Impairment::Cut);
-            cuts.map(|lying| lying.hit(bytes as u64)).count() > 0
+            let link = inner.links.get_mut(&(from.to_owned(), to.to_owned()));
+            link.is_some_and(|link| link.hit_cuts(bytes as u64))
         })
     }
 
@@ -249,14 +248,21 @@ impl Lying {
 }
 
 impl Link {
+    /// Whether the link is cut; if so, every cut on it counts what it would have stopped alone.
+    fn hit_cuts(&mut self, bytes: u64) -> bool {
+        let cuts = self.imposed.iter_mut().filter(|lying| lying.impairment == Impairment::Cut);
+        cuts.map(|cut| cut.hit(bytes)).count() > 0
+    }
+
     fn judge(&mut self, bytes: u64, now: Instant, rng: &mut StdRng) -> Fate {
+        if self.hit_cuts(bytes) {
+            return Fate::Drop;
+        }
         let (mut due, mut held, mut copies) = (now, Duration::ZERO, 1_usize);
         for lying in &mut self.imposed {
             match lying.impairment {
-                Impairment::Cut => {
-                    lying.hit(bytes);
-                    return Fate::Drop;
-                }
+                // See above.
+                Impairment::Cut => {}
                 Impairment::Loss { probability } => {
                     if rng.random_bool(probability) {
                         lying.hit(bytes);

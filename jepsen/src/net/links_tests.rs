@@ -34,7 +34,9 @@ fn one_of_two_cuts_on_a_pair_can_end() {
     let links = Links::new(1);
     let first = links.impose(&[pair("a", "b"), pair("b", "a")], Impairment::Cut);
     let second = links.impose(&[pair("a", "b")], Impairment::Cut);
-    let _ = links.lift(first);
+    assert_eq!(links.judge("a", "b", BYTES, Instant::now()), Fate::Drop);
+    // Each of them would have stopped it.
+    assert_eq!((links.lift(first).frames, links.hits(&second).frames), (1, 1));
     assert!(links.is_cut("a", "b") && !links.is_cut("b", "a"));
     let _ = links.lift(second);
     assert!(!links.is_cut("a", "b"));
