@@ -27,7 +27,7 @@ pub const CASES: &[Case] = &[
     case("vote-not-persisted", WorkloadKind::Register, &[KillAll, KillLeader]),
     case("crc-ignored", WorkloadKind::Register, &[BitFlip]),
     case("damage-truncated", WorkloadKind::Register, &[BitFlip]),
-    case("fsync-eio-ignored", WorkloadKind::Register, &[FsyncEio, PowerAll]),
+    case("fsync-eio-ignored", WorkloadKind::Register, &[FsyncEio]),
     case("enospc-acknowledged", WorkloadKind::Register, &[DiskFull]),
     case("ack-before-commit", WorkloadKind::Register, &[PartitionLeader, KillLeader]),
     case("follower-read-local", WorkloadKind::Register, &[PartitionOne, Delay]),

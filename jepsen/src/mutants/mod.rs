@@ -245,6 +245,7 @@ impl Hunt<'_> {
     /// One run, ended as soon as something is found.
     async fn run(&self, plan: Plan) -> End {
         let name = plan.mutant.clone().unwrap_or_else(|| "clean".to_owned());
+        let is_mutant = plan.mutant.is_some();
         let store = self.store.join(name).join(plan.seed.to_string());
         let before = store::runs(&store).unwrap_or_default();
         let (end, ended) = watch::channel(false);
@@ -257,7 +258,14 @@ impl Hunt<'_> {
             Err(RunError::Interrupted(dir)) => dir,
             Err(error) => return End::Nothing(format!("the run could not be made: {error}")),
         };
-        let judged = tokio::task::spawn_blocking(move || judge(&dir)).await;
+        let judged = tokio::task::spawn_blocking(move || {
+            // What a mutant wrote is of no use to anybody, and there are many of them.
+            if is_mutant && let Err(error) = std::fs::remove_dir_all(dir.join(store::DISKS)) {
+                tracing::warn!(%error, "the disks of a mutant could not be removed");
+            }
+            judge(&dir)
+        })
+        .await;
         judged.unwrap_or_else(|error| End::Nothing(format!("the checker: {error}")))
     }
 }

@@ -17,8 +17,8 @@ use crate::store::{self, Leftovers};
 /// Settings of the nodes that make faults bite within a run: snapshots are taken and sent, a replaced node gets its
 /// vote back, members that are down are noticed.
 const ENVIRONMENT: [(&str, &str); 7] = [
-    ("OVNCP_RAFT_SNAPSHOT_ENTRIES", "5000"),
-    ("OVNCP_RAFT_SNAPSHOT_KEEP", "1000"),
+    ("OVNCP_RAFT_SNAPSHOT_ENTRIES", "2000"),
+    ("OVNCP_RAFT_SNAPSHOT_KEEP", "500"),
     ("CLUSTER_HEARTBEAT_INTERVAL", "500ms"),
     ("CLUSTER_NODE_TIMEOUT", "3s"),
     ("OVNCP_PROMOTE_AFTER", "1s"),
