@@ -1,6 +1,7 @@
 //! Somebody else's file that takes all the room of a file system.
 
 use std::fs::{self, File};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FallocateFlags, fallocate, statvfs};
@@ -9,6 +10,8 @@ use rustix::io::Errno;
 use super::DiskError;
 
 const NAME: &str = "somebody-elses-file";
+/// More than what a node that gives up its reserve or removes a file makes free.
+const PROBE_BYTES: usize = 16 * 1_024 * 1_024;
 /// Smallest piece that is tried.
 const PIECE_BYTES_MIN: u64 = 4_096;
 
@@ -38,6 +41,20 @@ impl Filler {
         }
         filler.free_bytes = free_bytes(mount_point)?;
         Ok(filler)
+    }
+}
+
+impl Filler {
+    /// Whether the file system takes nothing more, tried with a file of our own beside it.
+    pub fn is_full(&self) -> Result<bool, DiskError> {
+        let probe = self.path.with_extension("probe");
+        let outcome = fs::write(&probe, vec![1; PROBE_BYTES]);
+        fs::remove_file(&probe).map_err(DiskError::io("remove", &probe))?;
+        match outcome {
+            Ok(()) => Ok(false),
+            Err(error) if error.kind() == io::ErrorKind::StorageFull => Ok(true),
+            Err(error) => Err(DiskError::io("write", &probe)(error)),
+        }
     }
 }
 

@@ -55,6 +55,7 @@ fn a_full_disk_takes_nothing_more_until_there_is_room() {
     assert!(filler.bytes > 100_000_000, "{filler:?}");
     let full = fs::write(&victim, vec![1; 1_000_000]).unwrap_err();
     assert_eq!(full.kind(), io::ErrorKind::StorageFull, "{filler:?}");
+    assert!(filler.is_full().unwrap());
     drop(filler);
     fs::write(&victim, vec![1; 1_000_000]).unwrap();
     disks.delete().unwrap();

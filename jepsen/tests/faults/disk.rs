@@ -6,15 +6,13 @@ use ovncp_jepsen::nemesis::NemesisKind;
 use crate::stage::{Stage, skipped};
 
 /// More than one snapshot's worth, so that there is one to be damaged.
-const MANY: u64 = 350;
+const MANY: u64 = 120;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nodes_that_lose_power_keep_what_they_acknowledged() {
     let Some(mut stage) = Stage::set(DiskKind::Loop, false).await else { return };
-    for (kind, nodes, writes) in
-        [(NemesisKind::PowerOne, 1, 30), (NemesisKind::PowerAll, 3, 0), (NemesisKind::PowerAll, 3, 0)]
-    {
-        stage.progress(100).await;
+    for (kind, nodes, writes) in [(NemesisKind::PowerOne, 1, 10), (NemesisKind::PowerAll, 3, 0)] {
+        stage.progress(20).await;
         let (_, effect) = stage.harm(kind, 1, writes).await;
         assert!(effect.effective, "{effect:?}");
         assert_eq!(effect.measured["unsynced_canaries_lost"], nodes, "{effect:?}");
@@ -30,14 +28,12 @@ async fn a_node_whose_sync_fails_says_so_and_serves_nothing() {
         return skipped(&why.to_string());
     }
     let Some(mut stage) = Stage::set(DiskKind::Dir, false).await else { return };
-    for seed in 0..3 {
-        let (_, effect) = stage.harm(NemesisKind::FsyncEio, seed, 30).await;
-        assert!(effect.effective, "{effect:?}");
-        assert!(effect.measured["failed"]["log_calls"].as_u64() > Some(0), "{effect:?}");
-        let said = effect.measured["said"].as_str().unwrap_or_default();
-        assert!(said.contains("Input/output error") && said.contains(".wal"), "{said}");
-        stage.all_ready().await;
-    }
+    let (_, effect) = stage.harm(NemesisKind::FsyncEio, 1, 10).await;
+    assert!(effect.effective, "{effect:?}");
+    assert!(effect.measured["failed"]["log_calls"].as_u64() > Some(0), "{effect:?}");
+    let said = effect.measured["said"].as_str().unwrap_or_default();
+    assert!(said.contains("Input/output error") && said.contains(".wal"), "{said}");
+    stage.all_ready().await;
     stage.finish().await;
 }
 
@@ -47,19 +43,27 @@ async fn a_node_whose_syncs_take_long_goes_on() {
         return skipped(&why.to_string());
     }
     let Some(mut stage) = Stage::set(DiskKind::Dir, false).await else { return };
-    for seed in 0..2 {
-        let (_, effect) = stage.harm(NemesisKind::FsyncSlow, seed, 30).await;
-        assert!(effect.effective, "{effect:?}");
-        assert!(effect.measured["delayed"]["log_calls"].as_u64() > Some(0), "{effect:?}");
-    }
+    let (_, effect) = stage.harm(NemesisKind::FsyncSlow, 1, 10).await;
+    assert!(effect.effective, "{effect:?}");
+    assert!(effect.measured["delayed"]["log_calls"].as_u64() > Some(0), "{effect:?}");
     stage.finish().await;
 }
 
+/// Full disks until one of them is noticed.
+const FULL_TIMES_MAX: u64 = 5;
+
 async fn fills_up(disk: DiskKind) {
     let Some(mut stage) = Stage::set(disk, false).await else { return };
-    let (_, effect) = stage.harm(NemesisKind::DiskFull, 1, 30).await;
-    assert!(effect.effective, "{effect:?}");
-    stage.all_ready().await;
+    // What the node has set aside may last for one time, on a machine that is too busy to use it up.
+    for seed in 0..FULL_TIMES_MAX {
+        let (_, effect) = stage.harm(NemesisKind::DiskFull, seed, 10).await;
+        assert!(effect.effective && effect.measured["took_nothing"] == true, "{effect:?}");
+        stage.all_ready().await;
+        if effect.measured["stopped"] == true {
+            break;
+        }
+        assert!(seed + 1 < FULL_TIMES_MAX, "no node noticed: {effect:?}");
+    }
     stage.finish().await;
 }
 
@@ -80,9 +84,9 @@ async fn is_damaged(kind: NemesisKind) {
     let Some(mut stage) = Stage::set(DiskKind::Dir, false).await else { return };
     stage.progress(MANY).await;
     let mut files = Vec::new();
-    // Log or snapshot is drawn: both within a few tries.
-    for seed in 0..4 {
-        let (detail, effect) = stage.harm(kind, seed, 10).await;
+    // The first seed draws the log, the other one the snapshot.
+    for seed in [0, 2] {
+        let (detail, effect) = stage.harm(kind, seed, 5).await;
         assert!(effect.effective, "{effect:?}");
         let file = detail["damage"]["file"].as_str().unwrap_or_default().to_owned();
         let said = effect.measured["said"].as_str().unwrap_or_default();

@@ -30,6 +30,8 @@ const BULK_LIMIT: Duration = Duration::from_secs(2);
 const BULK_PAUSE: Duration = Duration::from_millis(50);
 /// How long the fault goes on at most when it is time to heal it and the node has not noticed yet.
 const NOTICE_LIMIT: Duration = Duration::from_secs(20);
+/// It does so only as long as large writes are acknowledged at all: other faults may be in their way.
+const STALL_LIMIT: Duration = Duration::from_secs(5);
 /// How a node names the cause: the system's words.
 const FULL: &str = "No space left";
 /// Nothing has so much set aside. A node that takes it on a full disk does not look at what the disk says.
@@ -76,21 +78,14 @@ pub(super) async fn start(env: &mut Env, rng: &mut StdRng) -> Result<Begun<Runni
 
 pub(super) async fn heal(full: Full, env: &mut Env) -> Result<Effect, FaultError> {
     let Full { node, since, cause, bulk } = full;
-    let until = tokio::time::Instant::now() + NOTICE_LIMIT;
-    let said = loop {
-        let said = since.line_with(&[FULL]);
-        if said.is_some() || tokio::time::Instant::now() > until {
-            break said;
-        }
-        tokio::time::sleep(LOOK_EVERY).await;
-    };
+    let said = notice(&since, &bulk).await;
     let bulk_bytes = bulk.stop().await;
-    let injected = match cause {
-        Cause::Filler(filler) => {
-            drop(filler);
-            None
+    let (took_nothing, injected) = match cause {
+        Cause::Filler(filler) => (blocking(move || filler.is_full()).await?, None),
+        Cause::Injection(injection) => {
+            let injected = blocking(move || injection.stop()).await?;
+            (injected.calls > 0, Some(injected))
         }
-        Cause::Injection(injection) => Some(blocking(move || injection.stop()).await?),
     };
     // Room again: a node that stopped over it needs one restart, as its operator would give it.
     let stopped = since.stopped().is_some();
@@ -104,9 +99,27 @@ pub(super) async fn heal(full: Full, env: &mut Env) -> Result<Effect, FaultError
     }
     env.release(&node);
     let measured = json!({
-        "said": said, "stopped": stopped, "bulk_bytes": bulk_bytes, "failed": injected, "findings": findings,
+        "said": said, "stopped": stopped, "took_nothing": took_nothing, "bulk_bytes": bulk_bytes, "failed": injected, "findings": findings,
     });
-    Ok(Effect { effective: said.is_some(), measured })
+    Ok(Effect { effective: said.is_some() || took_nothing, measured })
+}
+
+/// Waits until the node says that its disk is full; what it said.
+async fn notice(since: &Since, bulk: &Bulk) -> Option<String> {
+    let began = tokio::time::Instant::now();
+    let (mut bytes, mut moved) = (bulk.bytes(), began);
+    loop {
+        if let Some(said) = since.line_with(&[FULL]) {
+            return Some(said);
+        }
+        if bulk.bytes() != bytes {
+            (bytes, moved) = (bulk.bytes(), tokio::time::Instant::now());
+        }
+        if began.elapsed() > NOTICE_LIMIT || moved.elapsed() > STALL_LIMIT {
+            return None;
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
 }
 
 /// Whether the log of the node must have met the full disk.
@@ -148,12 +161,17 @@ impl Bulk {
         Self { task, acknowledged }
     }
 
-    /// Bytes that were acknowledged.
+    /// Bytes that were acknowledged so far.
+    fn bytes(&self) -> u64 {
+        self.acknowledged.load(Ordering::Relaxed)
+    }
+
+    /// Bytes that were acknowledged in all.
     async fn stop(mut self) -> u64 {
         self.task.abort();
         // Aborted or at its end: it writes nothing more.
         let _ = (&mut self.task).await;
-        self.acknowledged.load(Ordering::Relaxed)
+        self.bytes()
     }
 }
 

@@ -25,8 +25,8 @@ use crate::disk::{DiskError, DiskKind, injection};
 const REFUSAL_LIMIT: Duration = Duration::from_secs(30);
 /// Between two looks at a node.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
-/// How a node logs the end of its storage: the log's own words, and those of everybody who asks it later.
-const STOPPED: [&str; 2] = ["the log stopped", "storage stopped"];
+/// How a node logs the end of its storage: the words of the log, of the state machine, and of all who ask later.
+const STOPPED: [&str; 3] = ["the log stopped", "the state machine stopped", "storage stopped"];
 
 /// A fault at work.
 #[derive(Debug)]
