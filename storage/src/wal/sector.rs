@@ -78,15 +78,16 @@ pub(super) fn frame(framed: &mut Vec<u8>, stream: &[u8], offset: usize, stamp: S
     debug_assert!(offset.is_multiple_of(BLOCK_PIECE), "writes begin at a block");
     let number = stamp.segment.to_le_bytes();
     let begin = framed.len();
-    for (nth, piece) in stream.chunks(PIECE).enumerate() {
-        let start = framed.len();
-        framed.extend_from_slice(piece);
-        framed.resize(start + PIECE, 0);
-        framed.extend_from_slice(&number);
-        let check = crc(stamp, offset / PIECE + nth, &framed[start..]);
-        framed.extend_from_slice(&check);
-    }
+    // All at once: memory that the disk has just read is far from this processor, and written as a whole it need not
+    // be fetched before.
     framed.resize(begin + framed_bytes(stream.len()), 0);
+    let sectors = framed[begin..].chunks_exact_mut(SECTOR);
+    for ((nth, piece), sector) in stream.chunks(PIECE).enumerate().zip(sectors) {
+        sector[..piece.len()].copy_from_slice(piece);
+        sector[PIECE..SECTOR - 4].copy_from_slice(&number);
+        let check = crc(stamp, offset / PIECE + nth, &sector[..SECTOR - 4]);
+        sector[SECTOR - 4..].copy_from_slice(&check);
+    }
 }
 
 /// Bytes that [`frame`] makes of `stream_bytes`.
