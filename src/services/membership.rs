@@ -108,7 +108,8 @@ impl Membership {
             None => None,
         };
         let leader = self.core.group.transfer_leader(target, TRANSFER_TIMEOUT).await?;
-        Ok(self.name_of(leader))
+        // A voter is in the state of every node that could hand leadership over to it.
+        Ok(self.name_of(leader).unwrap_or_else(|| leader.to_string()))
     }
 
     /// Takes a node out for good.
@@ -135,14 +136,14 @@ impl Membership {
             .ok_or(ServiceError::Membership(ovncp_raft::error::MembershipError::UnknownNode))
     }
 
+    /// None also while the leader is known by its number alone: a node hears of it before it has the state that
+    /// says its name. Whoever compares names must never be given a number.
     fn leader_name(&self, status: &GroupStatus) -> Option<String> {
-        status.leader.map(|id| self.name_of(id))
+        status.leader.and_then(|id| self.name_of(id))
     }
 
-    /// A node that is not in the state yet (formation) is shown by its number.
-    fn name_of(&self, id: NodeId) -> String {
-        let (_, name) = self.core.group.read(|state| state.node(id).map(|node| node.name));
-        name.unwrap_or_else(|| id.to_string())
+    fn name_of(&self, id: NodeId) -> Option<String> {
+        self.core.group.read(|state| state.node(id).map(|node| node.name)).1
     }
 }
 

@@ -27,8 +27,15 @@ async fn a_wiped_follower_is_replaced_by_itself_under_a_new_id() {
     cluster.nodes[wiped].kill();
     std::fs::remove_dir_all(cluster.nodes[wiped].data_dir()).expect("wipe the disk");
     cluster.nodes[wiped].start();
+    let names: Vec<&str> = cluster.nodes.iter().map(Node::name).collect();
     cluster
         .until("the wiped node votes under a new id", || async {
+            // It hears of the leader before it knows its name, and says only what it knows.
+            if let Some(answer) = cluster.nodes[wiped].get("/api/v1/cluster/leader").await
+                && let Some(leader) = answer.body["leader_id"].as_str()
+            {
+                assert!(names.contains(&leader), "{leader} is not the name of a node");
+            }
             let (id, role) = raft_id(&cluster, other, &name).await?;
             (id != old && role == "voter").then_some(())
         })
