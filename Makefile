@@ -10,7 +10,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 JEPSEN := $(TARGET)/release/ovncp-jepsen run $(if $(SEED),--seed $(SEED))
 WORKLOAD ?= register
 
-.PHONY: help test setup verify fix lint docs bench compare dev chaos chaos-short soak chaos-build
+.PHONY: help test setup verify fix lint docs bench compare dev chaos chaos-short soak chaos-build mutants
 
 help: ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
@@ -57,6 +57,11 @@ chaos: chaos-build ## five minutes of all faults; WORKLOAD=lock for another work
 
 chaos-short: ## a few faults for less than a minute, registers and locks, with what `make test` has built
 	tests/chaos-short.sh $(TARGET)/debug/ovncp-jepsen register lock
+
+mutants: setup ## known bugs put into the nodes one by one: the harness must find each (half an hour)
+	$(CARGO) build --profile chaos --features mutants --bin ovncp
+	$(CARGO) build --profile chaos --package ovncp-jepsen
+	$(TARGET)/chaos/ovncp-jepsen mutants
 
 soak: chaos-build ## half an hour: five minutes of all faults for each of six workloads
 	for workload in register lock fifo shared multi election; do \
