@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use rand::RngExt;
 use rand::rngs::StdRng;
-use rand::seq::IndexedRandom;
 use serde_json::json;
 
 use super::{Begun, Effect, Env, FaultError, LOOK_EVERY, Running, Since, blocking, refusal, restart};
@@ -33,10 +32,10 @@ pub(super) async fn fail(env: &mut Env, rng: &mut StdRng) -> Result<Begun<Runnin
     Ok(begun)
 }
 
-/// A slow node is no missing node: nobody is claimed.
+/// A slow node is no missing node, but it is claimed: the injection ends with the process, and a fault that kills it
+/// before it has synced anything would leave this one without an effect.
 pub(super) async fn slow(env: &mut Env, rng: &mut StdRng) -> Result<Begun<Running>, FaultError> {
-    let node = env.unclaimed().choose(rng).cloned();
-    let node = node.ok_or_else(|| FaultError::NotNow("no node runs undisturbed".to_owned()))?;
+    let node = env.claim(rng, Pick::Any).await?;
     let by = Duration::from_millis(rng.random_range(SLOW_BY_MS.0..=SLOW_BY_MS.1));
     inject(env, node, Failure::SyncIsSlow(by)).await
 }
@@ -75,6 +74,7 @@ pub(super) async fn heal(injected: Injected, env: &mut Env) -> Result<Effect, Fa
     }
     let counted = blocking(move || injection.stop()).await?;
     if failure != Failure::SyncFails {
+        env.release(&node);
         return Ok(Effect { effective: counted.calls > 0, measured: json!({ "delayed": counted }) });
     }
     let mut findings = Vec::new();
