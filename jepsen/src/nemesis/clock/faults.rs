@@ -15,11 +15,9 @@ use crate::nemesis::{Begun, Effect, Env, FaultError, NemesisKind};
 const JUMP_MS: i64 = 3_600_000;
 /// What a clock gains per million: half as fast as time, a little wrong in both directions, twice as fast.
 const RATES_PPM: [i64; 4] = [-500_000, -100_000, 100_000, 1_000_000];
-/// How long a drifting clock is watched before its drift is measured for the first time.
-const DRIFT_WATCHED: Duration = Duration::from_millis(500);
 /// A node may take this long to say what time it is: it was started a moment ago, or the machine is busy.
 const READ_LIMIT: Duration = Duration::from_secs(5);
-/// How much longer than asked for a fault goes on until it is proven.
+/// How long a clock is read until it is seen to be wrong.
 const PROOF_LIMIT: Duration = Duration::from_secs(10);
 /// Between two tries.
 const READ_EVERY: Duration = Duration::from_millis(50);
@@ -27,11 +25,16 @@ const READ_EVERY: Duration = Duration::from_millis(50);
 /// A node whose wall clock is wrong.
 #[derive(Debug)]
 pub struct Running {
+    watched: Watched,
+    /// What was seen right after it began.
+    proof: Proof,
+}
+
+#[derive(Debug)]
+struct Watched {
     node: String,
     wrong: Wrong,
-    /// Before the fault, and early in it.
     before: Reading,
-    early: Reading,
     set_at: Instant,
 }
 
@@ -64,47 +67,52 @@ pub async fn start(kind: NemesisKind, env: &mut Env, rng: &mut StdRng) -> Result
     }
     set(&clocks, &node, wrong)?;
     let set_at = Instant::now();
-    if wrong.rate_ppm != 0 {
-        tokio::time::sleep(DRIFT_WATCHED).await;
-    }
-    let early = match patient_read(env, &node).await {
-        Ok(early) => early,
+    let watched = Watched { node, wrong, before, set_at };
+    let proof = match watched.prove(env).await {
+        Ok(proof) => proof,
         Err(why) => {
-            set(&clocks, &node, Wrong::default())?;
+            set(&clocks, &watched.node, Wrong::default())?;
             return Err(FaultError::NotNow(why));
         }
     };
-    let detail = json!({ "offset_ms": wrong.offset_ms, "rate_ppm": wrong.rate_ppm, "read": early });
-    let targets = vec![node.clone()];
-    Ok(Begun { targets, detail, state: Running { node, wrong, before, early, set_at } })
+    let detail = json!({ "offset_ms": wrong.offset_ms, "rate_ppm": wrong.rate_ppm, "read": proof.seen });
+    let targets = vec![watched.node.clone()];
+    Ok(Begun { targets, detail, state: Running { watched, proof } })
 }
 
 /// Ends a fault of this family.
 pub async fn heal(running: Running, env: &mut Env) -> Result<Effect, FaultError> {
-    let Running { node, wrong, before, early, set_at } = running;
-    let clocks = clocks(env)?;
-    let until = Instant::now() + PROOF_LIMIT;
-    let mut proof = Proof::new(wrong, before, early, DRIFT_WATCHED);
-    // Another fault may have taken the node down meanwhile: then the early reading is all there is.
-    while !env.is_claimed(&node) {
-        let reading = patient_read(env, &node).await;
-        if let Ok(late) = reading {
-            proof = Proof::new(wrong, before, late, set_at.elapsed());
-        }
-        // A busy machine answers slowly, and a clock that drifts is wrong enough only after a while.
-        if reading.is_err() || proof.holds() || Instant::now() > until {
-            break;
-        }
-        tokio::time::sleep(READ_EVERY).await;
+    let Running { watched, mut proof } = running;
+    // Another fault may have taken the node down meanwhile: then what was seen early has to do.
+    if !env.is_claimed(&watched.node)
+        && let Ok(late) = watched.prove(env).await
+        && (late.holds() || !proof.holds())
+    {
+        proof = late;
     }
-    set(&clocks, &node, Wrong::default())?;
+    set(&clocks(env)?, &watched.node, Wrong::default())?;
     let measured = json!({
-        "ahead_ms_before": before.ahead_ms,
+        "ahead_ms_before": proof.before.ahead_ms,
         "ahead_ms": proof.seen.ahead_ms,
         "expected_ms": proof.expected_ms,
-        "lasted_ms": set_at.elapsed().as_millis(),
+        "lasted_ms": watched.set_at.elapsed().as_millis(),
     });
     Ok(Effect { effective: proof.holds(), measured })
+}
+
+impl Watched {
+    /// Reads the clock until it is wrong enough: a busy machine answers slowly, and one that drifts needs a while.
+    async fn prove(&self, env: &Env) -> Result<Proof, String> {
+        let until = Instant::now() + PROOF_LIMIT;
+        loop {
+            let seen = patient_read(env, &self.node).await?;
+            let proof = Proof::new(self.wrong, self.before, seen, self.set_at.elapsed());
+            if proof.holds() || Instant::now() > until {
+                return Ok(proof);
+            }
+            tokio::time::sleep(READ_EVERY).await;
+        }
+    }
 }
 
 /// Two readings that show how wrong a clock is.
