@@ -28,18 +28,28 @@ pub fn write(
     history: &History,
     results: &Results,
 ) -> Result<Vec<PathBuf>, DirError> {
-    let operations = checker::operations(history).all;
-    let plots = plots::Plots::new(&operations, &results.faults);
-    let (latency, rate) = (plots.latency(), plots.rate());
-    let timeline = timeline::data(history, &operations, results);
-    let page = page::page(facts, results, &latency, &rate, &timeline);
     let mut written = Vec::new();
-    for (name, text) in [(PAGE, page), (LATENCY, latency), (RATE, rate)] {
+    for (name, text) in draw(facts, history, results, timeline::OPERATIONS_MAX) {
         let path = dir.join(name);
         std::fs::write(&path, text).map_err(|source| DirError::Io { path: path.clone(), source })?;
         written.push(path);
     }
     Ok(written)
+}
+
+/// The files by name; the page with at most so many operations.
+fn draw(
+    facts: &PlanFacts,
+    history: &History,
+    results: &Results,
+    drawn_max: usize,
+) -> [(&'static str, String); 3] {
+    let operations = checker::operations(history).all;
+    let plots = plots::Plots::new(&operations, &results.faults);
+    let (latency, rate) = (plots.latency(), plots.rate());
+    let timeline = timeline::data(history, &operations, results, drawn_max);
+    let page = page::page(facts, results, &latency, &rate, &timeline);
+    [(PAGE, page), (LATENCY, latency), (RATE, rate)]
 }
 
 /// Writes the report of a run that is kept in a directory. One that was not checked yet is checked first.

@@ -6,7 +6,6 @@ use std::fmt::Write;
 use serde_json::Value;
 
 use super::escape;
-use super::timeline::OPERATIONS_MAX;
 use crate::checker::{Check, Fault, Finding, OperationCounts, PlanFacts, Results, Verdict, compact, seconds};
 
 const STYLE: &str = include_str!("page.css");
@@ -163,7 +162,7 @@ fn timeline_section(timeline: &Value) -> String {
     let total = number("total");
     let bounded = if drawn < total {
         format!(
-            "<p class=\"note\">{drawn} of {total} operations are drawn ({OPERATIONS_MAX} at most): all that findings \
+            "<p class=\"note\">{drawn} of {total} operations are drawn (a page holds no more): all that findings \
              name, then those that did not succeed, and of the rest every so many. history.jsonl has all.</p>"
         )
     } else {

@@ -31,11 +31,16 @@ impl Words {
 }
 
 /// Everything that the script needs, and how many operations there are in all.
-pub(super) fn data(history: &History, operations: &[Operation<'_>], results: &Results) -> Value {
+pub(super) fn data(
+    history: &History,
+    operations: &[Operation<'_>],
+    results: &Results,
+    drawn_max: usize,
+) -> Value {
     let drawn: Vec<&Operation<'_>> = operations.iter().filter(|one| !PROBES.contains(&one.f())).collect();
     let total = drawn.len();
     let marked = marked_events(results);
-    let chosen = choose(drawn, &marked);
+    let chosen = choose(drawn, &marked, drawn_max);
     let (lanes, lanes_total) = lanes(&chosen);
     let mut words = [(); 4].map(|()| Words::default());
     let rows: Vec<Value> = chosen
@@ -86,8 +91,12 @@ fn marked_events(results: &Results) -> BTreeSet<u64> {
 
 /// All, or as many as a page can hold: those that findings name, those that did not succeed, and of the others every
 /// so many.
-fn choose<'o, 'h>(drawn: Vec<&'o Operation<'h>>, marked: &BTreeSet<u64>) -> Vec<&'o Operation<'h>> {
-    if drawn.len() <= OPERATIONS_MAX {
+fn choose<'o, 'h>(
+    drawn: Vec<&'o Operation<'h>>,
+    marked: &BTreeSet<u64>,
+    max: usize,
+) -> Vec<&'o Operation<'h>> {
+    if drawn.len() <= max {
         return drawn;
     }
     let rank = |one: &Operation<'_>| match (marked.contains(&one.invoke.index), one.outcome) {
@@ -98,9 +107,9 @@ fn choose<'o, 'h>(drawn: Vec<&'o Operation<'h>>, marked: &BTreeSet<u64>) -> Vec<
     };
     let mut ranks: [Vec<&Operation<'h>>; 4] = Default::default();
     drawn.into_iter().for_each(|one| ranks[usize::from(rank(one))].push(one));
-    let mut chosen: Vec<&'o Operation<'h>> = Vec::with_capacity(OPERATIONS_MAX);
+    let mut chosen: Vec<&'o Operation<'h>> = Vec::with_capacity(max);
     for of_rank in ranks {
-        let room = OPERATIONS_MAX - chosen.len();
+        let room = max - chosen.len();
         let count = of_rank.len();
         let taken = room.min(count);
         chosen.extend((0..taken).map(|number| of_rank[number * count / taken]));

@@ -3,8 +3,10 @@
 //! Virtual clients ask a virtual object. Each request takes effect in one instant between its beginning and its
 //! end, or, when its outcome is unknown, at any time after its beginning or never.
 
+mod lock;
 mod register;
 
+pub use lock::Locks;
 pub use register::Registers;
 
 use std::cmp::Reverse;

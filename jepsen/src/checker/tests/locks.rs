@@ -257,3 +257,29 @@ fn a_fence_lets_no_older_token_through() {
         "k1: token 1 was refused, although no newer one had been accepted"
     );
 }
+
+#[test]
+fn made_up_histories_of_good_locks_pass_and_a_stolen_lock_in_them_is_found() {
+    for seed in 0..8 {
+        let shape = synthetic::Shape { seed, operations: 2_500, unknown_per_1000: 20, ..Default::default() };
+        let mut history = synthetic::play(&shape, &mut synthetic::Locks::new(3));
+        let plan = PlanFacts { workload: "fifo".to_owned(), ..Default::default() };
+        let results = check(&plan, &history);
+        assert_eq!(results.verdict, Verdict::Pass, "seed {seed}: {}", results.summary());
+        for name in
+            [SAFETY, LOCKS, TOKENS, LEASES, VIEWS, FENCE, "first come, first served", "deadlines of waiters"]
+        {
+            assert!(results.check(name).is_some(), "seed {seed}: no {name}");
+        }
+        // Somebody who was told that it is held is told that it is his.
+        let refused =
+            history.events.iter().rposition(|event| event.error.as_deref() == Some("lock_held")).unwrap();
+        let event = &mut history.events[refused];
+        (event.kind, event.error) = (Kind::Ok, None);
+        event.value = json!({"token": 1_000_000, "waited_ms": 0, "ttl_ms": 800});
+        let results = check(&plan, &history);
+        for name in [SAFETY, LOCKS] {
+            assert_eq!(results.check(name).unwrap().verdict, Verdict::Fail, "seed {seed}: {name}");
+        }
+    }
+}
