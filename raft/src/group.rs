@@ -215,7 +215,8 @@ impl Group {
     /// Resolves when the consensus core has taken up what was sent to it before: it makes progress. At once
     /// while there is no core yet, or none any more; [`GroupStatus::phase`] tells these.
     pub async fn probe(&self) {
-        if let Some(consensus) = self.shared.consensus.get() {
+        // One that has stopped is not knocked at: openraft would log each knock as an error.
+        if let Some(consensus) = self.shared.consensus.get().filter(|_| self.shared.stopped().is_none()) {
             consensus.probe().await;
         }
     }
