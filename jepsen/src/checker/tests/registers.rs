@@ -163,10 +163,10 @@ fn what_was_created_cannot_be_created_again() {
 #[test]
 fn many_unknown_writes_do_not_make_the_search_explode() {
     let mut script = Script::default();
-    for process in 0..150 {
+    for process in 0..80 {
         script.info(process, [process, 5_000 + process], ("write", "r1"), json!({"value": 1_000 + process}));
     }
-    for round in 0..100 {
+    for round in 0..60 {
         let at = 10_000 + round * 10;
         write(&mut script, 500, [at, at + 3], round as i64 + 1, 100 + round);
         read(&mut script, 501, [at + 4, at + 6], Some(round as i64 + 1), Some(100 + round));
