@@ -20,7 +20,7 @@ setup: ## install the Debian packages that the tests need (asks sudo only where 
 
 test: setup ## build and run every test of the workspace
 	$(CARGO) test --workspace --no-fail-fast
-	$(CARGO) test --workspace --features ovncp-storage/sled,ovncp/mutants --test sled --test mutants
+	$(CARGO) test -p ovncp-state -p ovncp-storage -p ovncp-raft --features ovncp-storage/sled,ovncp-raft/mutants --test sled --test mutants
 
 verify: lint docs ## format, lints and docs; changes nothing
 
