@@ -323,7 +323,7 @@ impl Group {
                 Err(_elapsed) => tracing::warn!("stopping in the middle of a hand-over"),
             }
         }
-        self.shared.stop("shut down".to_owned());
+        self.shared.end("shut down".to_owned());
         self.running.join(&self.shared).await;
     }
 }

@@ -47,7 +47,9 @@ pub(crate) async fn run(shared: Arc<Shared>, consensus: Arc<dyn Consensus>) {
             () = shared.until_stopped() => return,
         }
         let Some(place) = shared.membership() else { continue };
-        if leave(&shared, &*consensus, place, &mut left_since) || give_up(&shared, &mut refused_since) {
+        if leave(&shared, &*consensus, place, &mut left_since)
+            || give_up(&shared, place.node_id, &mut refused_since)
+        {
             return;
         }
         let heard = shared.last_heard().unwrap_or(started);
@@ -94,12 +96,13 @@ fn may_leave(out: bool, votes: bool, left_for: Duration) -> bool {
 
 /// Stops a node that every peer in reach refuses as somebody else's copy. One refusal may be an old connection of
 /// its own last start; it has to last.
-fn give_up(shared: &Shared, refused_since: &mut Option<Instant>) -> bool {
+fn give_up(shared: &Shared, own: NodeId, refused_since: &mut Option<Instant>) -> bool {
     let sights = shared.peers.sights();
     let refusal = {
         let sights = sights.borrow();
         let connected = sights.values().any(|sight| sight.connected);
-        sights.values().filter_map(|sight| sight.refusal.clone()).find(is_copy).filter(|_| !connected)
+        let mut refusals = sights.values().filter_map(|sight| sight.refusal.clone());
+        refusals.find(|refusal| is_copy(refusal, own)).filter(|_| !connected)
     };
     let Some(refusal) = refusal.filter(|_| !matches!(shared.route(), Route::Here { .. })) else {
         *refused_since = None;
@@ -112,9 +115,14 @@ fn give_up(shared: &Shared, refused_since: &mut Option<Instant>) -> bool {
     give_up
 }
 
-fn is_copy(refusal: &network::Refusal) -> bool {
+/// Whether it is `own` that is contested. A peer whose disk was exchanged is refused in the same words until it has
+/// joined anew, and a node that reaches nobody else must wait for the others and not stop.
+fn is_copy(refusal: &network::Refusal, own: NodeId) -> bool {
     use network::Refusal::{OtherIncarnation, SecondProcess, StaleBoot};
-    matches!(refusal, OtherIncarnation { .. } | SecondProcess { .. } | StaleBoot { .. })
+    match refusal {
+        OtherIncarnation { id, .. } | SecondProcess { id } | StaleBoot { id, .. } => *id == own,
+        _ => false,
+    }
 }
 
 /// Asks every peer whose address is known. Who leads, as far as they say.
@@ -209,6 +217,8 @@ pub(crate) async fn report_start(shared: Arc<Shared>) {
 
 #[cfg(test)]
 mod tests {
+    use ovncp_state::Incarnation;
+
     use super::*;
 
     #[test]
@@ -218,5 +228,17 @@ mod tests {
         assert!(!may_leave(false, true, long), "the others may need its vote");
         assert!(!may_leave(false, false, FAREWELL / 2));
         assert!(may_leave(false, false, FAREWELL));
+    }
+
+    #[test]
+    fn only_a_refusal_of_this_very_node_calls_it_a_copy() {
+        let (own, peer) = (NodeId(3), NodeId(1));
+        let (known, presented) = (Incarnation([1; 16]), Incarnation([2; 16]));
+        for (id, copy) in [(own, true), (peer, false)] {
+            assert_eq!(is_copy(&network::Refusal::OtherIncarnation { id, known, presented }, own), copy);
+            assert_eq!(is_copy(&network::Refusal::StaleBoot { id, known: 2, presented: 1 }, own), copy);
+            assert_eq!(is_copy(&network::Refusal::SecondProcess { id }, own), copy);
+        }
+        assert!(!is_copy(&network::Refusal::NotMember, own));
     }
 }

@@ -141,8 +141,16 @@ impl Shared {
         self.stopping.borrow().clone()
     }
 
-    /// Stops this node for good: nobody is answered any more, and callers learn why. The first reason stays.
+    /// Stops this node for good though nobody asked for it: somebody has to look at it, so the log says why.
     pub(crate) fn stop(&self, reason: String) {
+        if self.end(reason.clone()) {
+            tracing::error!(reason, "this node stops");
+        }
+    }
+
+    /// Ends the work of this node: nobody is answered any more, and callers learn why. The first reason stays;
+    /// `false` when there was one.
+    pub(crate) fn end(&self, reason: String) -> bool {
         let first = self.stopping.send_if_modified(|current| {
             let first = current.is_none();
             if first {
@@ -155,6 +163,7 @@ impl Shared {
         if first {
             self.callers.stop(&reason);
         }
+        first
     }
 
     /// Resolves when this node stops.
