@@ -40,10 +40,11 @@ pub struct Env {
 }
 
 /// Why a node stays claimed when the fault that claimed it is over.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Kept {
-    /// It does not vote yet.
-    Joins,
+    /// It does not vote yet. The Raft id is that of its old self, which is shown as a voter as long as no leader
+    /// has looked at it.
+    Joins(Option<String>),
     /// It was to leave, and nobody knows yet whether it does.
     Leaves,
 }

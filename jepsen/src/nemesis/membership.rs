@@ -130,7 +130,7 @@ async fn grow(env: &mut Env) -> Result<Begun<Running>, FaultError> {
 async fn joined(env: &mut Env, joiners: &[String]) -> Result<Effect, FaultError> {
     let all = |members: &[Member]| voters_of(members, joiners) == joiners.len();
     let members = until(env, all).await.unwrap_or_default();
-    joiners.iter().for_each(|name| env.keep(name, Kept::Joins));
+    joiners.iter().for_each(|name| env.keep(name, Kept::Joins(None)));
     settle(env, &members).await?;
     let known = members.iter().filter(|member| joiners.contains(&member.name)).count();
     let measured =
@@ -221,7 +221,7 @@ async fn exchanged(env: &mut Env, node: &str, raft_id: &str) -> Result<Effect, F
         .filter(|member| member.name == node && member.raft_id != raft_id)
         .map(|member| member.raft_id.clone())
         .collect();
-    env.keep(node, Kept::Joins);
+    env.keep(node, Kept::Joins(Some(raft_id.to_owned())));
     settle(env, &members).await?;
     let measured =
         json!({ "raft_id_before": raft_id, "raft_ids_after": new_ids, "members": shown(&members) });
@@ -257,15 +257,35 @@ pub(super) async fn look_after_kept(env: &mut Env) -> Result<(), FaultError> {
 
 async fn settle(env: &mut Env, members: &[Member]) -> Result<(), FaultError> {
     for (name, why) in env.kept() {
-        let selves: Vec<_> = members.iter().filter(|member| member.name == name).collect();
-        match selves[..] {
-            // Two selves, the old one and the new one, are a change that is not over.
-            [one] if one.votes && one.active && env.cluster.is_running(&name) => env.release(&name),
-            [] if why == Kept::Leaves => take_away(env, &name).await?,
-            _ => {}
+        match fate(members, &name, &why) {
+            Fate::Votes if env.cluster.is_running(&name) => env.release(&name),
+            Fate::Gone => take_away(env, &name).await?,
+            Fate::Votes | Fate::Open => {}
         }
     }
     Ok(())
+}
+
+/// What became of a node that was kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    /// It votes and is well.
+    Votes,
+    /// It was to leave, and did.
+    Gone,
+    /// Nobody knows yet.
+    Open,
+}
+
+fn fate(members: &[Member], name: &str, why: &Kept) -> Fate {
+    let selves: Vec<_> = members.iter().filter(|member| member.name == name).collect();
+    match (&selves[..], why) {
+        // Two selves, the old one and the new one, are a change that is not over.
+        ([one], Kept::Joins(Some(old))) if one.raft_id == *old => Fate::Open,
+        ([one], _) if one.votes && one.active => Fate::Votes,
+        ([], Kept::Leaves) => Fate::Gone,
+        _ => Fate::Open,
+    }
 }
 
 async fn take_away(env: &mut Env, name: &str) -> Result<(), FaultError> {
@@ -373,6 +393,28 @@ mod tests {
         assert!(!is_back(&members, "n3", "3"), "it does not vote yet");
         members[3].votes = true;
         assert!(is_back(&members, "n3", "3") && !is_back(&members, "n2", "2"));
+    }
+
+    #[test]
+    fn whoever_is_kept_is_let_go_only_when_its_new_self_votes() {
+        let (_, mut members) = three();
+        let exchanged = Kept::Joins(Some("3".to_owned()));
+        // No leader has looked yet: the old self is still shown as an active voter.
+        assert_eq!(fate(&members, "n3", &exchanged), Fate::Open);
+        members.push(node("n3", "1005", "voter", "active"));
+        assert_eq!(fate(&members, "n3", &exchanged), Fate::Open);
+        members.remove(2);
+        assert_eq!(fate(&members, "n3", &exchanged), Fate::Votes);
+        members[2].votes = false;
+        assert_eq!(fate(&members, "n3", &exchanged), Fate::Open);
+    }
+
+    #[test]
+    fn who_was_to_leave_is_gone_when_nobody_shows_it_and_who_was_to_join_is_not() {
+        let (_, members) = three();
+        assert_eq!(fate(&members, "n4", &Kept::Leaves), Fate::Gone);
+        assert_eq!(fate(&members, "n4", &Kept::Joins(None)), Fate::Open);
+        assert_eq!(fate(&members, "n3", &Kept::Leaves), Fate::Votes, "it was refused, and stays");
     }
 
     #[test]

@@ -95,7 +95,7 @@ pub(super) async fn heal(damaged: Damaged, env: &mut Env) -> Result<Effect, Faul
     match new_id {
         Some(_) => env.release(&node),
         // Another empty disk before this node votes again would be the end of a cluster of three.
-        None => env.keep(&node, Kept::Joins),
+        None => env.keep(&node, Kept::Joins(raft_id.clone())),
     }
     let findings: Vec<String> = match &outcome {
         Outcome::Accepted => vec![format!("{node} serves although its files are damaged: {damage:?}")],
