@@ -46,7 +46,12 @@ pub fn check_dir(dir: &Path) -> Result<Results, DirError> {
 pub fn read_facts(dir: &Path) -> Result<PlanFacts, DirError> {
     let path = dir.join(PLAN);
     let text = std::fs::read(&path).map_err(|source| DirError::Io { path: path.clone(), source })?;
-    serde_json::from_slice(&text).map_err(|error| DirError::Content { path, problem: error.to_string() })
+    let facts: PlanFacts = serde_json::from_slice(&text)
+        .map_err(|error| DirError::Content { path: path.clone(), problem: error.to_string() })?;
+    if facts.nodes == 0 {
+        return Err(DirError::Content { path, problem: "nodes: there is at least one".to_owned() });
+    }
+    Ok(facts)
 }
 
 /// The history of a run.

@@ -20,7 +20,7 @@ pub struct PlanFacts {
     pub clients: u32,
     /// What randomness started from.
     pub seed: u64,
-    /// Nodes at the start.
+    /// Nodes at the start. None: there was no cluster, the history is made up.
     pub nodes: u32,
     /// Kind of network.
     pub net: String,

@@ -51,6 +51,7 @@ pub fn check(plan: &PlanFacts, history: &History) -> Results {
         .into_iter()
         .flatten(),
     );
+    checks.extend(validity::check_looked(plan, history, &all));
     checks.push(validity::check(plan, &all, &problems, &faults));
     let verdict = checks.iter().map(|check| check.verdict).max().unwrap_or(Verdict::Unknown);
     // What failed is read first; among equals the order above.
@@ -87,6 +88,7 @@ fn of_locks(plan: &PlanFacts, history: &History, operations: &[Operation<'_>]) -
         locks::check_order(operations),
         locks::check_deadlines(operations),
         locks::check_early_ends(&holdings),
+        locks::check_given_back(&holdings),
         locks::check_views(operations, &holdings),
     ];
     checks.into_iter().flatten().collect()
@@ -113,6 +115,7 @@ fn assumptions() -> BTreeMap<String, u64> {
     let millis = |time: std::time::Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
     BTreeMap::from([
         ("clock_tolerance_ms".to_owned(), millis(locks::CLOCK_TOLERANCE)),
+        ("entries_behind_max".to_owned(), cluster::BEHIND_MAX),
         ("key_time_max_ms".to_owned(), millis(linearizable::KEY_TIME_MAX)),
         ("all_keys_time_max_ms".to_owned(), millis(linearizable::ALL_KEYS_TIME_MAX)),
         ("configurations_max".to_owned(), linearizable::CONFIGURATIONS_MAX as u64),

@@ -139,7 +139,8 @@ impl Check {
 
     /// Counts something it looked at.
     pub fn count(&mut self, name: &str, number: u64) {
-        *self.counts.entry(name.to_owned()).or_default() += number;
+        let counted = self.counts.entry(name.to_owned()).or_default();
+        *counted = counted.saturating_add(number);
     }
 }
 

@@ -125,6 +125,11 @@ impl History {
                 let problem = format!("index {} where {} is due", event.index, events.len());
                 return Err(HistoryError::Line { line, problem });
             }
+            let before_ns = events.last().map_or(0, |before: &Event| before.time_ns);
+            if event.time_ns < before_ns {
+                let problem = format!("time {} after {before_ns}", event.time_ns);
+                return Err(HistoryError::Line { line, problem });
+            }
             events.push(event);
         }
     }

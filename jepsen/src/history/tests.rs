@@ -40,6 +40,15 @@ fn a_broken_or_missing_line_is_named() {
     assert_eq!(error, "line 1: index 1 where 0 is due");
     let error = History::read_jsonl(text.replace("nemesis", "villain").as_bytes()).unwrap_err().to_string();
     assert!(error.starts_with("line 2: process \"villain\""), "{error}");
+    let mut backwards = recorded();
+    let times = [1_000, 9_000, 8_000, 9_500];
+    backwards.events.iter_mut().zip(times).for_each(|(event, time_ns)| event.time_ns = time_ns);
+    let mut lines = Vec::new();
+    backwards.write_jsonl(&mut lines).unwrap();
+    assert_eq!(
+        History::read_jsonl(lines.as_slice()).unwrap_err().to_string(),
+        "line 3: time 8000 after 9000"
+    );
 }
 
 #[test]

@@ -36,7 +36,7 @@ const LINES_MAX: usize = 30;
 pub fn check_registers(operations: &[Operation<'_>]) -> Option<Check> {
     let mut keys: BTreeMap<&str, Vec<(usize, &Operation<'_>)>> = BTreeMap::new();
     for (number, operation) in operations.iter().enumerate() {
-        if matches!(operation.f(), "read" | "write" | "cas" | "create") {
+        if matches!(operation.f(), "read" | "final-read" | "write" | "cas" | "create") {
             keys.entry(operation.key()).or_default().push((number, operation));
         }
     }

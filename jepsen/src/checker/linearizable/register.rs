@@ -166,7 +166,9 @@ fn register(operation: &Operation<'_>) -> Option<Register> {
     let (input, output) = (operation.input(), operation.output());
     let revision = unsigned(output, "revision");
     match (operation.f(), operation.outcome) {
-        ("read", Outcome::Ok) => Some(Register::Read { value: integer(output, "value"), revision }),
+        ("read" | "final-read", Outcome::Ok) => {
+            Some(Register::Read { value: integer(output, "value"), revision })
+        }
         ("write", Outcome::Ok | Outcome::Info) => {
             Some(Register::Write { value: integer(input, "value")?, revision })
         }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::{MILLISECOND_NS, TOLERANCE_NS, is_acquire, is_shared, keys};
+use super::{MILLISECOND_NS, TOLERANCE_NS, is_acquire, is_shared, keys, nanoseconds};
 use crate::checker::operation::{Operation, Outcome};
 use crate::checker::results::{Check, Finding};
 
@@ -29,12 +29,12 @@ impl Waiter<'_, '_> {
 
     /// It cannot have been refused before this.
     fn deadline_ns(&self) -> u64 {
-        self.acquire.invoke.time_ns + wait_ns(self.acquire)
+        self.acquire.invoke.time_ns.saturating_add(wait_ns(self.acquire))
     }
 }
 
 fn wait_ns(acquire: &Operation<'_>) -> u64 {
-    acquire.input().get("wait_ms").and_then(Value::as_u64).unwrap_or(0) * MILLISECOND_NS
+    nanoseconds(acquire.input().get("wait_ms").and_then(Value::as_u64).unwrap_or(0))
 }
 
 /// Who waits longer goes first.
@@ -151,7 +151,9 @@ pub(in crate::checker) fn check_deadlines(operations: &[Operation<'_>]) -> Optio
         }
         let ended_ns = acquire.ended_ns().unwrap_or(u64::MAX);
         let is_timed_out = acquire.outcome == Outcome::Fail && acquire.error() == Some("lock_timeout");
-        if is_timed_out && ended_ns.saturating_add(TOLERANCE_NS) < acquire.invoke.time_ns + wait_ns(acquire) {
+        if is_timed_out
+            && ended_ns.saturating_add(TOLERANCE_NS) < acquire.invoke.time_ns.saturating_add(wait_ns(acquire))
+        {
             let after_ms = (ended_ns - acquire.invoke.time_ns) / MILLISECOND_NS;
             let text =
                 format!("{}: sent away after {after_ms} ms, for a wait of {wait_ms} ms", acquire.key());

@@ -12,7 +12,7 @@ mod tokens;
 pub(super) use fairness::{check_deadlines, check_order};
 pub(super) use fence::check_fence;
 pub(super) use safety::{check_early_ends, check_overlaps};
-pub(super) use tokens::{check_tokens, check_views};
+pub(super) use tokens::{check_given_back, check_tokens, check_views};
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -75,8 +75,7 @@ pub(super) struct Holding<'o, 'h> {
 
 impl<'o, 'h> Holding<'o, 'h> {
     fn new(acquire: &'o Operation<'h>, token: u64) -> Self {
-        let waited_ns = acquire.number("waited_ms").unwrap_or(0) * MILLISECOND_NS;
-        let lease_ns = acquire.invoke.time_ns + waited_ns + ttl_ns(acquire);
+        let lease_ns = granted_ns(acquire).saturating_add(ttl_ns(acquire));
         Self {
             acquire,
             token,
@@ -90,10 +89,8 @@ impl<'o, 'h> Holding<'o, 'h> {
 
     /// The latest end that renewals can reach.
     fn hold_end_ns(&self) -> u64 {
-        let granted =
-            self.acquire.invoke.time_ns + self.acquire.number("waited_ms").unwrap_or(0) * MILLISECOND_NS;
         let hold = self.acquire.input().get("max_hold_ms").and_then(Value::as_u64);
-        hold.map_or(u64::MAX, |hold| granted + hold * MILLISECOND_NS)
+        hold.map_or(u64::MAX, |hold| granted_ns(self.acquire).saturating_add(nanoseconds(hold)))
     }
 
     /// Goes through what its holder did, in order.
@@ -113,7 +110,7 @@ impl<'o, 'h> Holding<'o, 'h> {
                 may_be_released |= operation.outcome != Outcome::Fail;
                 given_up_ns = given_up_ns.min(asked_ns);
             } else {
-                let end_ns = (asked_ns + ttl_ns(operation)).min(hold_end_ns);
+                let end_ns = asked_ns.saturating_add(ttl_ns(operation)).min(hold_end_ns);
                 match operation.outcome {
                     Outcome::Ok => self.lease_ns = end_ns,
                     // It may have happened, and may have made the lease shorter.
@@ -137,7 +134,17 @@ impl<'o, 'h> Holding<'o, 'h> {
 }
 
 fn ttl_ns(operation: &Operation<'_>) -> u64 {
-    operation.number("ttl_ms").unwrap_or(0) * MILLISECOND_NS
+    nanoseconds(operation.number("ttl_ms").unwrap_or(0))
+}
+
+/// When the grant was made at the earliest.
+fn granted_ns(acquire: &Operation<'_>) -> u64 {
+    acquire.invoke.time_ns.saturating_add(nanoseconds(acquire.number("waited_ms").unwrap_or(0)))
+}
+
+/// What nodes say may be any number.
+fn nanoseconds(milliseconds: u64) -> u64 {
+    milliseconds.saturating_mul(MILLISECOND_NS)
 }
 
 /// Every grant of the run, in the order in which they were asked for.

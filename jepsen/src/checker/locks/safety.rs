@@ -20,7 +20,7 @@ pub(in crate::checker) fn check_overlaps(holdings: &[Holding<'_, '_>]) -> Option
         of_key.sort_by_key(|holding| holding.from_ns);
         let mut live: Vec<&Holding<'_, '_>> = Vec::new();
         for holding in of_key {
-            live.retain(|other| other.until_ns > holding.from_ns + TOLERANCE_NS);
+            live.retain(|other| other.until_ns > holding.from_ns.saturating_add(TOLERANCE_NS));
             if holding.until_ns <= holding.from_ns {
                 continue; // Over before its holder knew of it.
             }

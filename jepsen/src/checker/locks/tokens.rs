@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::{Floor, Holding, is_release, keys};
+use super::{Floor, Holding, TOLERANCE_NS, is_release, keys};
 use crate::checker::operation::Operation;
 use crate::checker::results::{Check, Finding};
 
@@ -64,8 +64,10 @@ pub(in crate::checker) fn check_views(
     operations: &[Operation<'_>],
     holdings: &[Holding<'_, '_>],
 ) -> Option<Check> {
-    let mut check =
-        Check::new("views of locks", "whoever looks at a lock or an office sees no holder that had gone");
+    let mut check = Check::new(
+        "views of locks",
+        "whoever looks at a lock or an office sees who holds it, and nobody who had gone",
+    );
     let views: Vec<&Operation<'_>> =
         operations.iter().filter(|one| matches!(one.f(), "observe" | "queue") && one.is_ok()).collect();
     check.count("views", views.len() as u64);
@@ -95,5 +97,34 @@ pub(in crate::checker) fn check_views(
             }
         }
     }
+    let mut held: BTreeMap<&str, Vec<&Holding<'_, '_>>> = BTreeMap::new();
+    for holding in holdings {
+        keys(holding.acquire).into_iter().for_each(|key| held.entry(key).or_default().push(holding));
+    }
+    for view in &views {
+        let shown = seen_tokens(view);
+        let ended_ns = view.ended_ns().unwrap_or(u64::MAX).saturating_add(TOLERANCE_NS);
+        let is_live = |one: &&&Holding<'_, '_>| one.acquire.precedes(view) && ended_ns < one.until_ns;
+        let of_key = held.get(view.key()).map_or(&[] as &[_], Vec::as_slice);
+        for hidden in of_key.iter().filter(is_live).filter(|one| !shown.contains(&one.token)) {
+            let text = format!("{}: token {} was held, and not seen", view.key(), hidden.token);
+            check.fail(Finding::new(text).shown_by([hidden.acquire, *view]));
+        }
+    }
     (!views.is_empty()).then_some(check)
+}
+
+/// What was given back is neither renewed nor given back again.
+pub(in crate::checker) fn check_given_back(holdings: &[Holding<'_, '_>]) -> Option<Check> {
+    let mut check = Check::new("given back", "what was released is neither renewed nor released again");
+    for holding in holdings {
+        let Some(first) = holding.uses.iter().find(|one| is_release(one) && one.is_ok()) else { continue };
+        check.count("released", 1);
+        for again in holding.uses.iter().filter(|one| one.is_ok() && first.precedes(one)) {
+            let key = holding.acquire.key();
+            let text = format!("{key}: {} of token {} after it had been released", again.f(), holding.token);
+            check.fail(Finding::new(text).shown_by([*first, *again]));
+        }
+    }
+    check.counts.contains_key("released").then_some(check)
 }

@@ -57,16 +57,35 @@ fn equal_states_pass_and_different_ones_are_found() {
 }
 
 #[test]
-fn a_node_that_stays_behind_leaves_doubt_and_one_that_stays_away_is_found() {
+fn a_node_a_little_behind_or_silent_at_the_last_look_leaves_doubt() {
+    let doubt = |script: &Script| {
+        let results = script.results();
+        let check = results.check(STATES).unwrap();
+        assert_eq!(check.verdict, Verdict::Unknown, "{}", results.summary());
+        check.findings[0].text.clone()
+    };
     let mut script = Script::default();
     hash(&mut script, 1, 0, 100, "aa");
     hash(&mut script, 2, 0, 90, "bb");
-    let results = script.results();
-    let check = results.check(STATES).unwrap();
-    assert_eq!(check.verdict, Verdict::Unknown);
-    assert_eq!(check.findings[0].text, "the nodes did not come to one index: they ended at {90, 100}");
-    script.fail(3, [0, 30_000], ("final-hash", ""), Value::Null, "refused");
-    assert_eq!(script.finding(STATES).text, "n1 did not come back after healing");
+    assert_eq!(doubt(&script), "the nodes did not come to one index: they ended at {90, 100}");
+
+    let mut script = Script::default();
+    hash(&mut script, 1, 0, 100, "aa");
+    script.fail(3, [0, 30_000], ("final-hash", ""), Value::Null, "timeout");
+    assert_eq!(doubt(&script), "n1 did not say what state it ended in");
+
+    let mut script = Script::default();
+    let output = json!({"applied_index": 100, "state_hash": null, "members": []});
+    script.ok(1, [0, 1], ("final-hash", ""), Value::Null, output);
+    assert_eq!(doubt(&script), "n2 did not say what state it ended in");
+}
+
+#[test]
+fn a_node_that_stays_behind_is_found() {
+    let mut script = Script::default();
+    hash(&mut script, 1, 0, 1_000, "aa");
+    hash(&mut script, 2, 0, 499, "bb");
+    assert_eq!(script.finding(STATES).text, "n3 stayed behind after healing, at index 499 of 1000");
 }
 
 #[test]

@@ -225,6 +225,49 @@ fn a_holder_that_had_gone_is_not_seen() {
 }
 
 #[test]
+fn a_holder_is_not_hidden() {
+    let view = |script: &mut Script, span, tokens: Value| {
+        script.ok(9, span, ("queue", "k1"), Value::Null, json!({"holder_tokens": tokens, "queue": []}));
+    };
+    let mut script = Script::default();
+    acquire(&mut script, 1, [0, 10], 1, 1_000);
+    view(&mut script, [5, 20], json!([])); // Before it was granted.
+    view(&mut script, [900, 999], json!([])); // It may have ended.
+    script.passes(VIEWS);
+    view(&mut script, [100, 110], json!([]));
+    assert_eq!(script.finding(VIEWS).text, "k1: token 1 was held, and not seen");
+}
+
+#[test]
+fn what_was_given_back_is_gone_for_shared_locks_too() {
+    let mut script = Script::default();
+    let output = json!({"token": 1, "waited_ms": 0, "ttl_ms": 1_000});
+    script.ok(1, [0, 10], ("acquire", "k1"), ask("c1", "shared", 1_000, 0), output);
+    release(&mut script, 1, [20, 30], 1);
+    script.fail(1, [40, 50], ("release", "k1"), json!({"token": 1}), "not_holder");
+    script.passes("given back");
+    release(&mut script, 1, [60, 70], 1);
+    assert_eq!(script.finding("given back").text, "k1: release of token 1 after it had been released");
+}
+
+#[test]
+fn numbers_of_any_size_are_judged_and_not_added_up_in_vain() {
+    let mut script = Script::default();
+    let most = u64::MAX;
+    let input = json!({"keys": ["k1"], "owner": "c1", "ttl_ms": most, "wait_ms": most, "max_hold_ms": most});
+    script.ok(
+        1,
+        [0, 10],
+        ("acquire", "k1"),
+        input,
+        json!({"token": most, "waited_ms": most, "ttl_ms": most}),
+    );
+    renew(&mut script, 1, [20, 30], most, most);
+    release(&mut script, 1, [40, 50], most);
+    [SAFETY, TOKENS, LEASES].iter().for_each(|check| script.passes(check));
+}
+
+#[test]
 fn a_fence_lets_no_older_token_through() {
     let used = |script: &mut Script, process, span, token: u64, previous: Value| {
         script.ok(
