@@ -5,9 +5,10 @@
 //! its clock starts where the last leader's entries ended and the time without a leader does not count.
 //!
 //! A leader without its quorum is no better than none: nobody can renew a lease with it. So the clock runs at
-//! most a grace of [`GRACE_MIN`] (or [`GRACE_HEARTBEATS`], where these take longer) beyond the last
+//! most a grace of [`GRACE_MIN`] (or [`GRACE_HEARTBEATS`], where these take longer) beyond the arrival of the last
 //! acknowledgement of a quorum and then stands still until the next one arrives, also when the whole process (or
-//! every process) stood still meanwhile. The wall clock is never read, so stepping it changes nothing.
+//! every process) stood still meanwhile. How old an acknowledgement is when it arrives does not matter: followers
+//! whose disks are slow acknowledge late, but they do. The wall clock is never read, so stepping it changes nothing.
 //!
 //! It never makes up for time in which it stood still, not even for the way of the acknowledgement that ends it:
 //! an entry may have been stamped meanwhile, and a leap would end the leases that it granted before their time.
@@ -30,8 +31,10 @@ pub(crate) struct LeaderClock {
     /// Cluster time at `anchored_at`.
     anchor: Millis,
     anchored_at: Instant,
-    /// Last acknowledgement of a quorum; never before `anchored_at`.
-    confirmed_at: Instant,
+    /// When that was sent which a quorum acknowledged last.
+    confirmed: Instant,
+    /// Here it stands still.
+    runs_until: Instant,
     grace: Duration,
 }
 
@@ -40,7 +43,14 @@ impl LeaderClock {
     /// a leader that sends `heartbeat`s so often.
     pub(crate) fn anchor(term: u64, applied: Millis, instant: Instant, heartbeat: Duration) -> Self {
         let grace = GRACE_MIN.max(heartbeat.saturating_mul(GRACE_HEARTBEATS));
-        Self { term, anchor: applied, anchored_at: instant, confirmed_at: instant, grace }
+        Self {
+            term,
+            anchor: applied,
+            anchored_at: instant,
+            confirmed: instant,
+            runs_until: instant + grace,
+            grace,
+        }
     }
 
     /// The term it is good for.
@@ -50,17 +60,21 @@ impl LeaderClock {
 
     /// It is known `now` that a quorum acknowledged what this leader sent at `sent`.
     pub(crate) fn confirm(&mut self, sent: Instant, now: Instant) {
-        if now > self.confirmed_at + self.grace {
+        if sent <= self.confirmed {
+            return;
+        }
+        self.confirmed = sent;
+        if now > self.runs_until {
             // It stood still until now: the gap does not count.
             self.anchor = self.at(now);
             self.anchored_at = now;
         }
-        self.confirmed_at = self.confirmed_at.max(sent);
+        self.runs_until = now + self.grace;
     }
 
-    /// Cluster time at `instant`. Never before the anchor, never more than the grace beyond the last confirmation.
+    /// Cluster time at `instant`. Never before the anchor, never more than the grace beyond the last news of a quorum.
     pub(crate) fn at(&self, instant: Instant) -> Millis {
-        let running = instant.min(self.confirmed_at + self.grace);
+        let running = instant.min(self.runs_until);
         let elapsed = running.saturating_duration_since(self.anchored_at).as_millis();
         Millis(self.anchor.0.saturating_add(u64::try_from(elapsed).unwrap_or(u64::MAX)))
     }
@@ -137,13 +151,29 @@ mod tests {
         let start = Instant::now();
         let millis = |millis| start + Duration::from_millis(millis);
         // Sent before it stood still (at 500), and after.
-        for (sent, later) in [(450, 550), (600, 600)] {
+        for sent in [450, 600] {
             let mut clock = LeaderClock::anchor(1, Millis(0), start, BEAT);
             assert_eq!(clock.at(millis(900)), Millis(500));
             clock.confirm(millis(sent), millis(900));
             assert_eq!(clock.at(millis(900)), Millis(500), "sent at {sent}");
-            assert_eq!(clock.at(millis(1_000)), Millis(later), "sent at {sent}");
+            assert_eq!(clock.at(millis(1_000)), Millis(600), "sent at {sent}");
+            // The same acknowledgement again is no news.
+            clock.confirm(millis(sent), millis(1_300));
+            assert_eq!(clock.at(millis(5_000)), Millis(1_000), "sent at {sent}");
         }
+    }
+
+    /// Followers with slow disks: the cluster works, and so must its leases and deadlines.
+    #[test]
+    fn acknowledgements_that_are_always_older_than_the_grace_let_it_run_all_the_same() {
+        let start = Instant::now();
+        let millis = |millis| start + Duration::from_millis(millis);
+        let mut clock = LeaderClock::anchor(1, Millis(0), start, BEAT);
+        for arrives in (700..60_000).step_by(100) {
+            clock.confirm(millis(arrives - 600), millis(arrives));
+        }
+        // It stood still from 500 to 700 and never again.
+        assert_eq!(clock.at(millis(60_000)), Millis(59_800));
     }
 
     #[test]

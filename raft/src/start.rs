@@ -227,6 +227,8 @@ async fn run<D: Disk, N: Net>(
     {
         let reason = error.to_string();
         shared.stop(reason.clone());
+        // The last that holds the directory, when its tasks have ended.
+        drop(engine);
         running.join(&shared).await;
         return Err(StartError::Raft { reason });
     }

@@ -40,7 +40,7 @@ pub(super) struct Keeper {
     client: Client,
     tenure: Tenure,
     shared: Arc<Shared>,
-    task: JoinHandle<()>,
+    task: Option<JoinHandle<()>>,
     runtime: Handle,
     given_back: bool,
 }
@@ -179,18 +179,16 @@ impl Keeper {
         let shared = Arc::new(Shared { state: Mutex::new(state), changed: watch::Sender::new(0) });
         let runtime = Handle::current();
         let renewer = Renewer { client: client.clone(), tenure: tenure.clone(), shared: Arc::clone(&shared) };
+        // From here on it is given back whatever happens, also when nobody waits for this any more.
+        let mut keeper = Self { client, tenure, shared, task: None, runtime, given_back: false };
         if Instant::now() >= lease.renew_at() {
             // Nothing relies on it yet, so there is the whole TTL to find out.
-            match renewer.renew(tenure.ttl, tenure.ttl).await {
-                Ok(lease) => shared.update(|state| state.lease = lease),
-                Err(error) => {
-                    give_back_in_background(&runtime, client, &tenure);
-                    return Err(error);
-                }
-            }
+            let ttl = keeper.tenure.ttl;
+            let lease = renewer.renew(ttl, ttl).await?;
+            keeper.shared.update(|state| state.lease = lease);
         }
-        let task = runtime.spawn(renewer.run());
-        Ok(Self { client, tenure, shared, task, runtime, given_back: false })
+        keeper.task = Some(keeper.runtime.spawn(renewer.run()));
+        Ok(keeper)
     }
 
     /// The lease as the last acknowledged renewal proves it.
@@ -224,9 +222,11 @@ impl Keeper {
 
     /// Stops renewing and gives it back.
     pub(super) async fn give_back(mut self) -> Result<(), Error> {
-        self.task.abort();
-        // No renewal may follow it.
-        let _ = (&mut self.task).await;
+        if let Some(task) = self.task.take() {
+            task.abort();
+            // No renewal may follow it.
+            let _ = task.await;
+        }
         self.shared.lose(Lost::Released);
         let outcome = self.client.call(&self.tenure.give_back_call().fail_fast(false)).await;
         self.given_back = true;
@@ -236,7 +236,9 @@ impl Keeper {
 
 impl Drop for Keeper {
     fn drop(&mut self) {
-        self.task.abort();
+        if let Some(task) = &self.task {
+            task.abort();
+        }
         self.shared.lose(Lost::Released);
         if !self.given_back {
             give_back_in_background(&self.runtime, self.client.clone(), &self.tenure);

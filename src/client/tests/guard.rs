@@ -126,3 +126,19 @@ async fn grant_after_a_long_wait_is_renewed_before_it_counts() {
     assert!(matches!(ended, Err(Error::NotHolder(_))), "{:?}", ended.err());
     fake.until_asked("release", 1).await;
 }
+
+/// A caller under `select!` or a time limit must not leave a lock behind that nobody knows of.
+#[tokio::test]
+async fn nobody_waits_any_more_for_a_guard_and_the_lock_is_given_back() {
+    let fake = Fake::start(|seen| match seen.path.ends_with("renew") {
+        true => Answer::Silence,
+        false => grant(seen),
+    })
+    .await;
+    let client = client(&[&fake]);
+    let lock = waited_for(&client, &fake).await;
+    let begun = tokio::spawn(Guard::begin(client.clone(), lock, LONG));
+    fake.until_asked("renew", 1).await;
+    begun.abort();
+    fake.until_asked("release", 1).await;
+}
