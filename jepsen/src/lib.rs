@@ -5,6 +5,9 @@
 //! everything in a [`store`]. [`checker`] then decides from the recorded [`history`] alone, and [`report`] draws
 //! it for people. The harness knows the nodes from outside: HTTP, processes, files.
 
+// Read beside the code: the program is the interface.
+#![allow(rustdoc::private_intra_doc_links)]
+
 pub mod checker;
 pub mod cli;
 pub mod client;

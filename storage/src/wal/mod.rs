@@ -514,7 +514,7 @@ impl<D: Disk> RaftLogStorage<TypeConfig> for LogStore<D> {
         Ok(())
     }
 
-    /// Written with the next append, behind the entries it names, or by itself within [`COMMITTED_DELAY`]; never
+    /// Written with the next append, behind the entries it names, or by itself within `COMMITTED_DELAY`; never
     /// with a sync of its own. That is safe: the committed index is a lower bound that a restart may start from, and
     /// an older bound only means that the entries after it are applied once the leader confirms them again. A
     /// process that is killed before loses it, and a power loss may lose all since the last sync.

@@ -2,7 +2,7 @@
 //!
 //! A mutant is one question, [`is`], asked at the place where it bites. Without the cargo feature `mutants` the
 //! answer is constantly `false`, so nothing of it is left in the program. With the feature, one mutant at most is
-//! chosen per process: the binary takes it from the variable `OVNCP_MUTANT`, tests from [`choose`].
+//! chosen per process: the binary takes it from the variable `OVNCP_MUTANT`, tests from `choose`.
 //!
 //! Mutants are compiled only where debug assertions are: in tests, and with the profile `chaos`. A release cannot
 //! contain them by accident. Those of sessions and of the invalidation log come with these.
