@@ -3,8 +3,8 @@
 //! Both minimal logs write a checksummed batch into a file of zeroes prepared before the run, and sync: no
 //! index, no reader, no segments. The first does it on the caller's thread; the second behind a writer thread and
 //! openraft's callback, as any log must that does not block the Raft core. Ours does all of that, rolls segments
-//! and is purged as after snapshots. The logs take short turns, so that a noisy machine hits all alike; `of inline` is the median of the ratios turn by
-//! turn. CPU is that of the whole process, user and system.
+//! and is purged as after snapshots. The logs take short turns, so that a noisy machine hits all alike; `of inline` is
+//! the median of the ratios turn by turn. CPU is that of the whole process, user and system.
 //!
 //! `cargo bench -p ovncp-storage --bench log [-- DIRECTORY]`; the directory must lie on a real disk. With
 //! `--features sled` the log in sled takes its turns too.
@@ -31,7 +31,8 @@ const ENTRY_BYTES: usize = 256;
 const TURN: u64 = 10;
 /// Turns of each log.
 const TURNS: u64 = 120;
-/// Turns before the clock counts: every segment that ours writes after them is a used one.
+/// Turns before the clock counts. The first segments after them may still be new ones: nothing is purged before
+/// [`KEPT`] entries.
 const WARM: u64 = 10;
 /// Entries per batch.
 const SHAPES: [u64; 3] = [1, 16, 128];

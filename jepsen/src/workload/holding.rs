@@ -11,6 +11,14 @@ use super::actor::Actor;
 use super::finish::number;
 use super::{Endpoint, retry};
 
+/// Longer than any lease that is asked for: what a node says beyond that is no reason to trust it longer, or to panic.
+const LEASE_MS_MAX: u64 = 24 * 60 * 60 * 1_000;
+
+/// Until when a client may trust a lease that a node gave it for what was sent then.
+fn sure_until(sent: Instant, lease_ms: u64) -> Instant {
+    sent + Duration::from_millis(lease_ms.min(LEASE_MS_MAX))
+}
+
 /// What can be held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Family {
@@ -142,7 +150,7 @@ pub(super) async fn acquire(actor: &mut Actor, node: &Endpoint, ask: &Ask) -> Op
             secret: grant.secret.clone(),
             token: grant.token,
             ttl_ms: ask.ttl_ms,
-            sure_until: sent + Duration::from_millis(grant.waited_ms + grant.ttl_ms.min(ask.ttl_ms)),
+            sure_until: sure_until(sent, grant.waited_ms.saturating_add(grant.ttl_ms.min(ask.ttl_ms))),
         }),
         _ => None,
     };
@@ -191,7 +199,7 @@ pub(super) async fn renew(actor: &mut Actor, node: &Endpoint, holding: &mut Hold
     });
     let kept = match &renewed {
         Outcome::Ok((ttl_ms, _)) => {
-            holding.sure_until = sent + Duration::from_millis(*ttl_ms);
+            holding.sure_until = sure_until(sent, *ttl_ms);
             Some(true)
         }
         Outcome::Fail(code) if lost(code) => Some(false),
