@@ -6,6 +6,7 @@ mod support;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use ovncp_state::{ClusterId, NodeId};
 use ovncp_storage::data_dir::FORMAT_VERSION;
@@ -200,4 +201,19 @@ fn two_processes_cannot_open_a_directory() {
     other.kill().unwrap();
     other.wait().unwrap();
     assert_eq!(DataDir::open(RealDisk, &path).unwrap().boot(), 2);
+}
+
+#[test]
+fn a_directory_is_released_with_its_last_clone_and_free_then() {
+    let disk = SimDisk::new();
+    run(async {
+        let dir = open(&disk).unwrap();
+        let (mut released, clone) = (Box::pin(dir.released()), dir.clone());
+        drop(dir);
+        let early = tokio::time::timeout(Duration::from_secs(60), &mut released).await;
+        assert!(early.is_err(), "somebody still uses it");
+        drop(clone);
+        released.await;
+        open(&disk).unwrap();
+    });
 }
