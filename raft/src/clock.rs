@@ -5,10 +5,12 @@
 //! its clock starts where the last leader's entries ended and the time without a leader does not count.
 //!
 //! A leader without its quorum is no better than none: nobody can renew a lease with it. So the clock runs at
-//! most a grace of [`GRACE_MIN`] (or [`GRACE_HEARTBEATS`], where these take longer) beyond the arrival of the last
+//! most a grace of [`GRACE_MIN`] (or [`GRACE_HEARTBEATS`], where these take longer) beyond the last
 //! acknowledgement of a quorum and then stands still until the next one arrives, also when the whole process (or
-//! every process) stood still meanwhile. How old an acknowledgement is when it arrives does not matter: followers
-//! whose disks are slow acknowledge late, but they do. The wall clock is never read, so stepping it changes nothing.
+//! every process) stood still meanwhile. One that arrives when the clock stands still already lets it run on for as long
+//! as it is newer than the one before, the grace at most: followers whose disks are slow acknowledge late, but they do,
+//! and a report that is merely late adds nothing that was not acknowledged. The wall clock is never read, so stepping it
+//! changes nothing.
 //!
 //! It never makes up for time in which it stood still, not even for the way of the acknowledgement that ends it:
 //! an entry may have been stamped meanwhile, and a leap would end the leases that it granted before their time.
@@ -63,13 +65,15 @@ impl LeaderClock {
         if sent <= self.confirmed {
             return;
         }
+        let gained = sent.duration_since(self.confirmed);
         self.confirmed = sent;
         if now > self.runs_until {
             // It stood still until now: the gap does not count.
             self.anchor = self.at(now);
             self.anchored_at = now;
+            self.runs_until = now;
         }
-        self.runs_until = now + self.grace;
+        self.runs_until = (self.runs_until + gained).min(now + self.grace).max(sent + self.grace);
     }
 
     /// Cluster time at `instant`. Never before the anchor, never more than the grace beyond the last news of a quorum.
@@ -151,7 +155,7 @@ mod tests {
         let start = Instant::now();
         let millis = |millis| start + Duration::from_millis(millis);
         // Sent before it stood still (at 500), and after.
-        for sent in [450, 600] {
+        for (sent, end) in [(450, 950), (600, 1_000)] {
             let mut clock = LeaderClock::anchor(1, Millis(0), start, BEAT);
             assert_eq!(clock.at(millis(900)), Millis(500));
             clock.confirm(millis(sent), millis(900));
@@ -159,8 +163,21 @@ mod tests {
             assert_eq!(clock.at(millis(1_000)), Millis(600), "sent at {sent}");
             // The same acknowledgement again is no news.
             clock.confirm(millis(sent), millis(1_300));
-            assert_eq!(clock.at(millis(5_000)), Millis(1_000), "sent at {sent}");
+            assert_eq!(clock.at(millis(5_000)), Millis(end), "sent at {sent}");
         }
+    }
+
+    /// The leader is busy, its followers are gone: what it hears late is not the time until it heard it.
+    #[test]
+    fn a_report_that_comes_late_adds_what_it_acknowledges_and_no_more() {
+        let start = Instant::now();
+        let millis = |millis| start + Duration::from_millis(millis);
+        let mut clock = LeaderClock::anchor(1, Millis(0), start, BEAT);
+        for beat in (40..=1_000).step_by(40) {
+            clock.confirm(millis(beat), millis(beat));
+        }
+        clock.confirm(millis(1_040), millis(2_500));
+        assert_eq!(clock.at(millis(60_000)), Millis(1_040 + 500));
     }
 
     /// Followers with slow disks: the cluster works, and so must its leases and deadlines.
