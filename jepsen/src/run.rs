@@ -1,7 +1,7 @@
 //! One run, from an empty directory to a verdict.
 //!
 //! Start the network, the disks and the nodes; wait until all are ready; let the clients and the nemesis go; heal;
-//! wait until all nodes are ready again; read the end state; stop; judge. What was made outside of the run's
+//! wait until all nodes are ready again and clients have had a quiet while; read the end state; stop; judge. What was made outside of the run's
 //! directory is taken away whatever happens, an interruption included.
 
 mod clients;
@@ -32,6 +32,8 @@ use clients::Clients;
 const START_PATIENCE: Duration = Duration::from_secs(60);
 /// After everything was healed, all nodes are ready again within this time: part of what is judged.
 const RECOVERY_PATIENCE: Duration = Duration::from_secs(30);
+/// How long clients go on when all nodes are ready again: they see the cluster recovered.
+const QUIET_AFTER_RECOVERY: Duration = Duration::from_secs(3);
 
 /// Why a run came to no end.
 #[derive(Debug, thiserror::Error)]
@@ -145,11 +147,17 @@ async fn clients_and_faults(
     Conductor::new(env, recorder.clone(), score, &plan.nemeses, plan.seed)
         .run(&slots, plan.time, interrupted.clone())
         .await;
+    // Clients stop last: healing may have taken longer than the run was to last, and somebody has to see what then
+    // becomes of the cluster.
+    if !*interrupted.borrow() {
+        recover(env, recorder).await;
+        let mut stop = interrupted.clone();
+        let stopped = stop.wait_for(|interrupted| *interrupted);
+        let _ = tokio::time::timeout(QUIET_AFTER_RECOVERY, stopped).await;
+    }
     progress.end();
     clients.stop().await?;
-    let interrupted = *interrupted.borrow();
-    if !interrupted {
-        recover(env, recorder).await;
+    if !*interrupted.borrow() {
         clients.finish(plan).await?;
     }
     clients.end_probe().await

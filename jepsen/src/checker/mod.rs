@@ -90,6 +90,8 @@ fn of_locks(plan: &PlanFacts, history: &History, operations: &[Operation<'_>]) -
         locks::check_early_ends(&holdings),
         locks::check_given_back(&holdings),
         locks::check_views(operations, &holdings),
+        locks::check_queues(operations),
+        locks::check_refusals(operations, &holdings),
     ];
     checks.into_iter().flatten().collect()
 }
@@ -116,6 +118,7 @@ fn assumptions() -> BTreeMap<String, u64> {
     BTreeMap::from([
         ("clock_tolerance_ms".to_owned(), millis(locks::CLOCK_TOLERANCE)),
         ("entries_behind_max".to_owned(), cluster::BEHIND_MAX),
+        ("lease_overdue_max_ms".to_owned(), locks::OVERDUE_MAX_MS),
         ("key_time_max_ms".to_owned(), millis(linearizable::KEY_TIME_MAX)),
         ("all_keys_time_max_ms".to_owned(), millis(linearizable::ALL_KEYS_TIME_MAX)),
         ("configurations_max".to_owned(), linearizable::CONFIGURATIONS_MAX as u64),

@@ -110,10 +110,16 @@ fn lost(
     (!is_later).then(|| format!("the acknowledged value {last} is lost"))
 }
 
-/// Revisions of a register never repeat and never go back.
+/// Whether a read may be old.
+fn is_local(operation: &Operation<'_>) -> bool {
+    operation.f() == "read-local"
+}
+
+/// Revisions of a register never repeat and never go back. What a local read shows may be old, but it is committed:
+/// it has the value of its revision, and who asks later sees nothing older.
 pub(super) fn check_revisions(operations: &[Operation<'_>]) -> Option<Check> {
     let keys = by_key(operations, |operation| {
-        (is_write(operation) || matches!(operation.f(), "read" | "final-read"))
+        (is_write(operation) || matches!(operation.f(), "read" | "read-local" | "final-read"))
             && operation.is_ok()
             && revision(operation).is_some()
     });
@@ -133,7 +139,9 @@ pub(super) fn check_revisions(operations: &[Operation<'_>]) -> Option<Check> {
                 let text = format!("{key}: revision {at} stands for two values");
                 check.fail(Finding::new(text).shown_by([*by, *operation]));
             }
-            let Some((above, of)) = floor.before(operation) else { continue };
+            let Some((above, of)) = floor.before(operation).filter(|_| !is_local(operation)) else {
+                continue;
+            };
             if above > at || (above == at && is_write(operation)) {
                 let text = format!("{key}: revision {at} came after revision {above} was known");
                 check.fail(Finding::new(text).shown_by([of, *operation]));
@@ -143,42 +151,73 @@ pub(super) fn check_revisions(operations: &[Operation<'_>]) -> Option<Check> {
     (!keys.is_empty()).then_some(check)
 }
 
-/// Local reads may be old, but show only what somebody wrote, and nothing older than what they were asked for.
+/// Local reads may be old, but show what was there at the index that they name, and nothing older than what they
+/// were asked for.
 pub(super) fn check_local_reads(operations: &[Operation<'_>]) -> Option<Check> {
-    let reads = by_key(operations, |operation| operation.f() == "read-local" && operation.is_ok());
+    let reads = by_key(operations, |operation| is_local(operation) && operation.is_ok());
     let mut check = Check::new(
         "local reads",
-        "a local read shows what somebody wrote, and nothing older than the index that it was asked for",
+        "a local read shows what was there at the index that it names, and none before the one it was asked for",
     );
     let seen = by_key(operations, |operation| {
-        (is_write(operation) || matches!(operation.f(), "read" | "read-local"))
+        (is_write(operation) || matches!(operation.f(), "read" | "read-local" | "final-read"))
             && operation.outcome != Outcome::Fail
     });
     for (key, of_key) in &reads {
-        check.count("local reads", of_key.len() as u64);
         let all = seen.get(key).map_or(&[] as &[_], Vec::as_slice);
+        let mut known: Vec<(u64, &Operation<'_>)> =
+            all.iter().filter(|one| one.is_ok()).filter_map(|one| Some((revision(one)?, *one))).collect();
+        known.sort_by_key(|(at, one)| (*at, one.invoke.index));
+        let writes: BTreeMap<i64, &Operation<'_>> =
+            all.iter().filter(|one| is_write(one)).filter_map(|one| Some((written(one)?, *one))).collect();
         for read in of_key {
-            let end = read.complete.map_or(u64::MAX, |event| event.index);
-            let is_written = |value: i64| {
-                all.iter().any(|one| is_write(one) && written(one) == Some(value) && one.invoke.index < end)
-            };
-            if let Some(value) = read_value(read).filter(|value| !is_written(*value)) {
-                let text = format!("{key}: a local read showed {value}, which nobody had written");
-                check.fail(Finding::new(text).shown_by([*read]));
+            check.count("local reads", 1);
+            if let Some((problem, by)) = wrong(read, &known, &writes) {
+                check.fail(Finding::new(format!("{key}: {problem}")).shown_by(by.into_iter().chain([*read])));
             }
-            let Some(index) = read.input().get("min_index").and_then(Value::as_u64) else { continue };
-            check.count("with an index", 1);
-            // Revisions are log indexes: what this client saw up to the index has to be there.
-            let newest = all
-                .iter()
-                .filter(|one| one.process == read.process && one.precedes(read))
-                .filter_map(|one| Some((revision(one).filter(|at| *at <= index)?, *one)))
-                .max_by_key(|(at, _)| *at);
-            if let Some((at, by)) = newest.filter(|(at, _)| revision(read).is_none_or(|seen| seen < *at)) {
-                let text = format!("{key}: a local read from index {index} on did not show revision {at}");
-                check.fail(Finding::new(text).shown_by([by, *read]));
+            if asked_for(read).is_some() {
+                check.count("with an index", 1);
             }
         }
     }
     (!reads.is_empty()).then_some(check)
+}
+
+/// The index from which on a local read was to see.
+fn asked_for(read: &Operation<'_>) -> Option<u64> {
+    read.input().get("min_index").and_then(Value::as_u64)
+}
+
+/// What is wrong with a local read, if anything, and who proves it. `known` are the revisions of its register,
+/// ascending, whoever saw them whenever: revisions are log indexes, so what is there at an index is settled.
+fn wrong<'o, 'h>(
+    read: &Operation<'_>,
+    known: &[(u64, &'o Operation<'h>)],
+    writes: &BTreeMap<i64, &'o Operation<'h>>,
+) -> Option<(String, Option<&'o Operation<'h>>)> {
+    let end = read.complete.map_or(u64::MAX, |event| event.index);
+    if let Some(value) = read_value(read)
+        && writes.get(&value).is_none_or(|write| write.invoke.index >= end)
+    {
+        return Some((format!("a local read showed {value}, which nobody had written"), None));
+    }
+    let (at, asked) = (revision(read), asked_for(read));
+    let named = read.output().get("index").and_then(Value::as_u64);
+    if let (Some(named), Some(asked)) = (named, asked)
+        && named < asked
+    {
+        return Some((format!("a local read from index {asked} on was made at index {named}"), None));
+    }
+    if let (Some(named), Some(at)) = (named, at)
+        && at > named
+    {
+        return Some((format!("a local read at index {named} showed revision {at}"), None));
+    }
+    // An answer that there is nothing names no index; then it is at least the one that was asked for.
+    let from = named.or(asked)?;
+    let newest = known.partition_point(|(revision, _)| *revision <= from).checked_sub(1)?;
+    let (newest, by) = known[newest];
+    let what = if named.is_some() { "at" } else { "from" };
+    at.is_none_or(|at| at < newest)
+        .then(|| (format!("a local read {what} index {from} did not show revision {newest}"), Some(by)))
 }

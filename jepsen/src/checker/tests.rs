@@ -10,6 +10,8 @@ use crate::history::{Event, Kind, Process};
 mod cluster;
 mod fairness;
 mod locks;
+mod queues;
+mod refusals;
 mod registers;
 mod run;
 mod values;

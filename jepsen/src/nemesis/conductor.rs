@@ -97,7 +97,7 @@ impl<'a> Conductor<'a> {
         while !*stop.borrow() && Instant::now() < start + time {
             let now = Instant::now();
             let begins = slots.peek().map(|slot| start + slot.at + behind);
-            if let Some(position) = self.next_to_heal(now, last_end) {
+            if let Some(position) = self.next_to_heal(now) {
                 if self.active[position].running.is_settled(self.env).await {
                     let active = self.active.remove(position);
                     self.heal(active).await;
@@ -142,10 +142,9 @@ impl<'a> Conductor<'a> {
 
     /// Position of a fault whose time is over. Before one that heals slowly come all others: the nodes that it
     /// waits for shall have nothing else to cope with. One that has hit nothing yet gets a little more time.
-    fn next_to_heal(&self, now: Instant, last_end: Instant) -> Option<usize> {
-        let waits = |active: &Active| {
-            !active.running.shows_effect(self.env) && now < (active.ends + EFFECT_PATIENCE).min(last_end)
-        };
+    fn next_to_heal(&self, now: Instant) -> Option<usize> {
+        let waits =
+            |active: &Active| !active.running.shows_effect(self.env) && now < active.ends + EFFECT_PATIENCE;
         let due = |active: &Active| active.ends <= now && !waits(active);
         let position = self.active.iter().position(due)?;
         if !self.active[position].kind.heals_slowly() {

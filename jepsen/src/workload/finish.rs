@@ -18,10 +18,12 @@ const LOOK_PERIOD: Duration = Duration::from_millis(100);
 /// Readers at work at once.
 const READERS: usize = 8;
 
-/// Reads every register of the run through every node.
+/// Reads every register of the run through every node. A node that is ready may lose its leader once more before
+/// all is quiet: who gets no answer asks again, as long as nodes may take to agree.
 pub(super) async fn registers(context: &mut ClientContext) -> Result<(), WorkloadError> {
     let nodes = context.nodes.borrow().clone();
     let keys = context.shared.all_registers();
+    let deadline = Instant::now() + CONVERGE_TIME_MAX;
     let mut readers = JoinSet::new();
     for reader in 0..READERS {
         let (mut actor, nodes) = (actor(context)?, nodes.clone());
@@ -29,7 +31,11 @@ pub(super) async fn registers(context: &mut ClientContext) -> Result<(), Workloa
         readers.spawn(async move {
             for key in keys {
                 for node in &nodes {
-                    register::read(&mut actor, node, &key, "final-read").await;
+                    while register::read(&mut actor, node, &key, "final-read").await.is_none()
+                        && Instant::now() < deadline
+                    {
+                        tokio::time::sleep(LOOK_PERIOD).await;
+                    }
                 }
             }
         });

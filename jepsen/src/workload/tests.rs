@@ -98,3 +98,22 @@ async fn a_client_without_nodes_does_nothing_and_ends() {
     client.await.unwrap().unwrap();
     assert_eq!(recorder.history().unwrap().events, []);
 }
+
+#[tokio::test]
+async fn a_final_read_without_an_answer_is_made_again() {
+    let no_leader = Act::Answer("503 Service Unavailable", "", "{\"code\":\"no_leader\"}");
+    let found = Act::Answer("200 OK", "etag: \"9\"\r\n", "1");
+    // More than are asked for: a connection that ends takes one too.
+    let acts = [no_leader.clone(), no_leader].into_iter().chain(vec![found; 20]);
+    let fake = Fake::start(acts).await;
+    let recorder = Recorder::new(None).unwrap();
+    let mut context = context(&[&fake.url], &recorder, &watch::channel(false).1);
+    let registers = context.shared.all_registers();
+    assert_eq!(registers.len(), 3);
+    finish::registers(&mut context).await.unwrap();
+    let events = recorder.history().unwrap().events;
+    let ended =
+        |kind| events.iter().filter(move |event| event.kind == kind).filter_map(|event| event.key.clone());
+    assert!(ended(Kind::Fail).count() > 0);
+    assert_eq!(ended(Kind::Ok).collect::<std::collections::BTreeSet<_>>(), registers.into_iter().collect());
+}

@@ -6,11 +6,15 @@
 
 mod fairness;
 mod fence;
+mod queues;
+mod refusals;
 mod safety;
 mod tokens;
 
 pub(super) use fairness::{check_deadlines, check_order};
 pub(super) use fence::check_fence;
+pub(super) use queues::check_queues;
+pub(super) use refusals::{OVERDUE_MAX_MS, check_refusals};
 pub(super) use safety::{check_early_ends, check_overlaps};
 pub(super) use tokens::{check_given_back, check_tokens, check_views};
 

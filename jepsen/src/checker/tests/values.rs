@@ -126,24 +126,63 @@ fn revisions_that_repeat_or_go_back_are_found() {
     assert_eq!(script.finding(REVISIONS).text, "r1: revision 10 came after revision 11 was known");
 }
 
+/// A local read of a value, its revision and the index at which it was made, asked for from an index on.
+fn local(script: &mut Script, span: [u64; 2], asked: Value, seen: [Value; 3]) {
+    let [value, revision, index] = seen;
+    let output = json!({"value": value, "revision": revision, "index": index});
+    script.ok(2, span, ("read-local", "r1"), json!({"min_index": asked}), output);
+}
+
 #[test]
 fn a_local_read_may_be_old_but_not_older_than_it_was_asked_for() {
-    let local = |script: &mut Script, process, span, min_index: Value, value: Value, revision: Value| {
-        let output = json!({"value": value, "revision": revision, "index": 20});
-        script.ok(process, span, ("read-local", "r1"), json!({"min_index": min_index}), output);
+    let written = || {
+        let mut script = Script::default();
+        write(&mut script, [0, 10], 5, 11);
+        write(&mut script, [20, 30], 6, 14);
+        script
     };
-    let mut script = Script::default();
-    write(&mut script, [0, 10], 5, 11);
-    write(&mut script, [20, 30], 6, 12);
-    local(&mut script, 2, [40, 41], Value::Null, json!(5), json!(11));
-    local(&mut script, 2, [42, 43], json!(12), json!(5), json!(11)); // This client saw neither.
-    local(&mut script, 1, [50, 51], json!(12), json!(6), json!(12));
+    let mut script = written();
+    local(&mut script, [40, 41], Value::Null, [json!(5), json!(11), json!(13)]);
+    local(&mut script, [42, 43], json!(12), [json!(5), json!(11), json!(12)]);
+    local(&mut script, [44, 45], json!(10), [Value::Null, Value::Null, Value::Null]);
+    local(&mut script, [46, 47], json!(14), [json!(6), json!(14), json!(20)]);
     script.passes(LOCAL);
-    local(&mut script, 1, [60, 61], json!(12), json!(5), json!(11));
-    assert_eq!(script.finding(LOCAL).text, "r1: a local read from index 12 on did not show revision 12");
+    script.passes(REVISIONS);
+
+    let found = |asked: Value, seen: [Value; 3], text: &str| {
+        let mut script = written();
+        local(&mut script, [60, 61], asked, seen);
+        assert_eq!(script.finding(LOCAL).text, text);
+    };
+    let old = [json!(5), json!(11), json!(14)];
+    found(json!(14), old, "r1: a local read at index 14 did not show revision 14");
+    let nothing = [Value::Null, Value::Null, Value::Null];
+    found(json!(12), nothing, "r1: a local read from index 12 did not show revision 11");
+    let early = [json!(5), json!(11), json!(12)];
+    found(json!(13), early, "r1: a local read from index 13 on was made at index 12");
+    let ahead = [json!(6), json!(14), json!(13)];
+    found(json!(13), ahead, "r1: a local read at index 13 showed revision 14");
 
     let mut script = Script::default();
     write(&mut script, [50, 60], 5, 11);
-    local(&mut script, 2, [40, 41], Value::Null, json!(5), json!(11));
+    local(&mut script, [40, 41], Value::Null, [json!(5), json!(11), json!(11)]);
     assert_eq!(script.finding(LOCAL).text, "r1: a local read showed 5, which nobody had written");
+}
+
+#[test]
+fn what_a_local_read_shows_has_its_own_revision_and_is_committed() {
+    let mut script = Script::default();
+    write(&mut script, [0, 10], 5, 11);
+    write(&mut script, [20, 30], 6, 14);
+    local(&mut script, [40, 41], Value::Null, [json!(5), json!(14), json!(14)]);
+    assert_eq!(script.finding(REVISIONS).text, "r1: revision 14 stands for two values");
+
+    let mut script = Script::default();
+    write(&mut script, [0, 10], 5, 11);
+    script.info(3, [20, 30], ("write", "r1"), json!({"value": 6}));
+    local(&mut script, [40, 41], Value::Null, [json!(6), json!(14), json!(14)]);
+    script.passes(REVISIONS);
+    let output = json!({"value": 5, "revision": 11});
+    script.ok(1, [50, 51], ("read", "r1"), Value::Null, output);
+    assert_eq!(script.finding(REVISIONS).text, "r1: revision 11 came after revision 14 was known");
 }
