@@ -12,7 +12,7 @@
 //!
 //! `ChangeMembershipError` and `PreconditionFailed` belong to changes of membership only; neither writes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use futures_util::future::BoxFuture;
 use openraft::alias::{LogIdOf, VoteOf, WatchReceiverOf};
@@ -69,6 +69,9 @@ pub(crate) trait Consensus: Send + Sync + 'static {
     fn read_index(&self) -> BoxFuture<'static, Result<LogIndex, ReadIndexRefusal>>;
     /// The last report. Never held across an await: the core waits for readers of its watch channel.
     fn metrics(&self) -> Metrics;
+    /// Everybody in the membership that counts now, committed or not, and in the last one that is surely committed:
+    /// whoever else there is receives no entry that is appended from now on.
+    fn members(&self) -> BTreeSet<NodeId>;
     /// Follows the reports.
     fn watch(&self) -> MetricsWatch;
     /// Writes the first membership into an empty log. Harmless when there is one.
@@ -138,6 +141,16 @@ where
 
     fn metrics(&self) -> Metrics {
         Raft::metrics(self).borrow_watched().clone()
+    }
+
+    fn members(&self) -> BTreeSet<NodeId> {
+        let metrics = Raft::metrics(self);
+        let metrics = metrics.borrow_watched();
+        [&metrics.membership_config, &metrics.committed_membership_config]
+            .iter()
+            .flat_map(|known| known.membership().nodes())
+            .map(|(id, _)| NodeId(*id))
+            .collect()
     }
 
     fn watch(&self) -> MetricsWatch {

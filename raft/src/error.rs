@@ -29,13 +29,13 @@ pub enum ProposeError {
         max: usize,
     },
     /// Not every member understands this kind of command yet; nothing happened.
-    #[error("needs version {needs} on every node, the cluster is at {cluster}{}", because_of(.oldest))]
+    #[error("needs version {needs} on every node, {}", why_not_yet(*.needs, *.cluster, .oldest))]
     NotYet {
         /// The version that brought it.
         needs: Version,
         /// What every member understands.
         cluster: Version,
-        /// Name of a member that is older.
+        /// Name of a member that is older, or that was removed and still receives what is written.
         oldest: Option<String>,
     },
     /// This node stops, its storage failed, or it takes no writes because it may have a wrong state; nothing
@@ -47,8 +47,13 @@ pub enum ProposeError {
     },
 }
 
-fn because_of(name: &Option<String>) -> String {
-    name.as_ref().map_or_else(String::new, |name| format!(" because of {name}"))
+fn why_not_yet(needs: Version, cluster: Version, oldest: &Option<String>) -> String {
+    if needs > cluster {
+        let because = oldest.as_ref().map_or_else(String::new, |name| format!(" because of {name}"));
+        return format!("the cluster is at {cluster}{because}");
+    }
+    let name = oldest.as_deref().unwrap_or("a removed node");
+    format!("and {name} was removed but still belongs to those that vote or listen")
 }
 
 /// Why a read could not be made linearizable.

@@ -10,14 +10,14 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use ovncp_state::command::{NodeStatus, UpdateNode};
-use ovncp_state::{Command, NodeId, Refusal, Reply, Request};
+use ovncp_state::{Command, NodeId, Refusal, Reply, Request, State, Version};
 use ovncp_storage::types::Peer;
 use tokio::time::{Instant, interval, sleep};
 
 use crate::consensus::Consensus;
 use crate::formation::{ask, list_hash};
 use crate::network::message::{ControlRequest, ControlResponse, LeaderHint};
-use crate::settings::StaticPeer;
+use crate::settings::{GroupConfig, StaticPeer};
 use crate::shared::{Membership, Route, Shared};
 use crate::{network, proposals};
 
@@ -47,6 +47,15 @@ pub(crate) async fn run(shared: Arc<Shared>, consensus: Arc<dyn Consensus>) {
             () = shared.until_stopped() => return,
         }
         let Some(place) = shared.membership() else { continue };
+        if let Some((own, cluster)) =
+            shared.replica.read(|state| outdated(state, Some(place.node_id), &shared.config))
+        {
+            shared.stop(format!(
+                "this node has version {own}, its cluster {cluster}: start a version of ovncp that is not older \
+                 than the cluster's"
+            ));
+            return;
+        }
         if leave(&shared, &*consensus, place, &mut left_since)
             || give_up(&shared, place.node_id, &mut refused_since)
         {
@@ -60,6 +69,19 @@ pub(crate) async fn run(shared: Arc<Shared>, consensus: Arc<dyn Consensus>) {
             report_directly(&shared, place, &hint).await;
         }
     }
+}
+
+/// The versions of this node and of its cluster, where the node is older: what comes next in the log may be of a kind
+/// that it does not know. It was put back and has not reported that yet, or could not. One that was removed before
+/// the version rose is not meant: it gets nothing of a later version, and its vote may be needed to let it go.
+pub(crate) fn outdated(
+    state: &State,
+    id: Option<NodeId>,
+    config: &GroupConfig,
+) -> Option<(Version, Version)> {
+    let left = id.and_then(|id| state.node(id)).is_some_and(|node| node.status == NodeStatus::Left);
+    let (own, cluster) = (Version::of(&config.info.version), state.cluster_version());
+    (own < cluster && !left).then_some((own, cluster))
 }
 
 /// Stops a node that the state says has left, once its vote cannot be needed any more.
@@ -151,7 +173,7 @@ async fn ask_around(shared: &Shared, place: Membership) -> Vec<LeaderHint> {
 
 fn known_peers(shared: &Shared, place: Membership) -> Vec<StaticPeer> {
     let mut known: BTreeMap<String, String> = BTreeMap::new();
-    for node in shared.replica.read(ovncp_state::State::nodes) {
+    for node in shared.replica.read(State::nodes) {
         if node.id != place.node_id {
             known.insert(node.name, node.info.peer_addr);
         }
@@ -188,7 +210,7 @@ fn report(shared: &Shared, place: Membership) -> Request {
 pub(crate) async fn report_start(shared: Arc<Shared>) {
     loop {
         let place = shared.membership();
-        let formed = shared.replica.read(ovncp_state::State::is_formed);
+        let formed = shared.replica.read(State::is_formed);
         if let Some(place) = place.filter(|_| formed) {
             match proposals::propose(&shared, &report(&shared, place), REPORT_TIMEOUT).await {
                 Ok(committed) => {

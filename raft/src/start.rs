@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use openraft::RaftLogReader;
-use ovncp_state::{State, Version};
+use ovncp_state::NodeId;
 use ovncp_storage::disk::Disk;
 use ovncp_storage::runtime::{self, random_u64};
-use ovncp_storage::{DataDir, StorageError, Store, StoreOptions};
+use ovncp_storage::{DataDir, Replica, StorageError, Store, StoreOptions};
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
@@ -104,7 +104,8 @@ pub(crate) async fn start<D: Disk, N: Net>(
     let agreement =
         Agreement::load(dir.disk(), dir.path()).map_err(|error| storage_failed(&config.data_dir, error))?;
     check_name(&config, &dir, &store)?;
-    check_version(&config, &store)?;
+    let own = dir.node_id();
+    check_version(&config, own, &store.replica)?;
     let listen_failed = |source| StartError::Listen { addr: listen.clone(), source };
     let listener = net.bind(&listen).await.map_err(listen_failed)?;
     let peer_address = net.local_addr(&listener).map_err(listen_failed)?;
@@ -142,12 +143,13 @@ fn check_name<D: Disk>(config: &GroupConfig, dir: &DataDir<D>, store: &Store<D>)
 }
 
 /// A state that a later version may have written must not be gone on with, even where it can be read.
-fn check_version<D: Disk>(config: &GroupConfig, store: &Store<D>) -> Result<(), StartError> {
-    let (own, cluster) = (Version::of(&config.info.version), store.replica.read(State::cluster_version));
-    if own >= cluster {
-        return Ok(());
+fn check_version(config: &GroupConfig, id: Option<NodeId>, replica: &Replica) -> Result<(), StartError> {
+    match replica.read(|state| lookout::outdated(state, id, config)) {
+        None => Ok(()),
+        Some((own, cluster)) => {
+            Err(StartError::Outdated { path: config.data_dir.display().to_string(), own, cluster })
+        }
     }
-    Err(StartError::Outdated { path: config.data_dir.display().to_string(), own, cluster })
 }
 
 type Parts = (Arc<Callers>, Arc<Waiters>, watch::Sender<ovncp_state::EventOffset>);
@@ -223,17 +225,23 @@ async fn run<D: Disk, N: Net>(
     tasks.push(runtime::spawn(report::run(Arc::clone(&shared), status.clone())));
     let running = Running { status, peer_address, tasks: Mutex::new(tasks), released };
     if let Some(place) = place
-        && let Err(error) = engine.take(place).await
+        && let Err(error) = resume(&shared, &*engine, place).await
     {
-        let reason = error.to_string();
-        shared.stop(reason.clone());
+        shared.stop(error.to_string());
         // The last that holds the directory, when its tasks have ended.
         drop(engine);
         running.join(&shared).await;
-        return Err(StartError::Raft { reason });
+        return Err(error);
     }
     running.add(runtime::spawn(live(Arc::clone(&shared), engine, place.zip(agreement))));
     Ok((shared, Arc::new(running)))
+}
+
+/// Takes the seat that the directory has. The log may know more than the snapshot: what is known to be committed has
+/// been applied when this returns, and may have raised the cluster's version.
+async fn resume(shared: &Shared, seat: &dyn Seat, place: Membership) -> Result<(), StartError> {
+    seat.take(place).await.map_err(|error| StartError::Raft { reason: error.to_string() })?;
+    check_version(&shared.config, Some(place.node_id), &shared.replica)
 }
 
 /// The seat that the data directory has taken.

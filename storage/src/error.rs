@@ -47,12 +47,16 @@ pub enum StorageError {
         /// What this version knows.
         supported: u32,
     },
-    /// Something that this version does not understand.
-    #[error("{file}: {source}", file = file.display())]
+    /// Bytes that are whole, since their checksum matches, and that this version does not understand.
+    #[error(
+        "{file} was written by a newer version of ovncp than this one: start this node with the version that the \
+         other nodes run ({source})",
+        file = file.display()
+    )]
     Codec {
         /// Which file.
         file: PathBuf,
-        /// What is wrong.
+        /// What is not understood.
         source: CodecError,
     },
     /// The storage failed earlier and accepts nothing until the node is started again.
@@ -80,7 +84,8 @@ impl StorageError {
             Self::Io { path, .. } | Self::Locked { path } | Self::NewerFormat { path, .. } => {
                 (FailureKind::Io, path.clone())
             }
-            Self::Corrupt { file, .. } | Self::Codec { file, .. } => (FailureKind::Damaged, file.clone()),
+            Self::Corrupt { file, .. } => (FailureKind::Damaged, file.clone()),
+            Self::Codec { file, .. } => (FailureKind::Newer, file.clone()),
             Self::Failed(_) => (FailureKind::Io, PathBuf::new()),
         };
         StorageFailure { kind, file, message: self.to_string() }
@@ -105,8 +110,10 @@ pub enum FailureKind {
     DiskFull,
     /// The device or file system failed.
     Io,
-    /// Bytes are damaged or not understood.
+    /// Bytes are damaged or missing.
     Damaged,
+    /// Bytes are whole and not understood: a newer version wrote them.
+    Newer,
 }
 
 /// Why the storage of this node accepts nothing any more.
@@ -126,6 +133,7 @@ impl fmt::Display for StorageFailure {
             FailureKind::DiskFull => "disk full",
             FailureKind::Io => "i/o error",
             FailureKind::Damaged => "damaged data",
+            FailureKind::Newer => "newer version",
         };
         write!(f, "storage stopped ({kind}): {}", self.message)
     }

@@ -274,7 +274,7 @@ fn a_full_disk_while_a_snapshot_is_written_is_reported() {
         disk.inject(Fault { op: SimOp::Write, path: "/snapshot/".into(), after: 2, errno: 28, sticky: true });
         build(&mut store.machine).await.unwrap_err();
         let health = store.replica.health().borrow().clone().unwrap();
-        assert_eq!(health.kind, ovncp_storage::FailureKind::DiskFull);
+        assert_eq!(health.kind, FailureKind::DiskFull);
         // The unfinished file gave its space back.
         assert_eq!(snapshot_files(&disk).len(), 1);
     });
@@ -294,21 +294,55 @@ fn a_log_that_begins_after_the_snapshot_is_refused() {
 }
 
 #[test]
-fn an_entry_that_does_not_decode_stops_the_node() {
-    let disk = SimDisk::new();
-    run(async {
-        let mut store = open_store(&disk, DATA, tiny()).unwrap();
-        apply(&mut store.machine, commands(1, 10)).await.unwrap();
-        let before = hash(&store);
-        let unknown = normal_entry(TERM, 4, Millis(0), NodeId(1), 1, bytes::Bytes::from_static(&[1, 99]));
-        let error = apply(&mut store.machine, vec![unknown, command(5, Command::Tick)]).await.unwrap_err();
-        assert!(error.to_string().contains("kind 99"), "{error}");
-        assert_eq!((hash(&store), store.replica.applied()), (before, LogIndex(3)));
-        assert_eq!(
-            store.replica.health().borrow().as_ref().unwrap().kind,
-            ovncp_storage::FailureKind::Damaged
-        );
+fn an_entry_that_does_not_decode_stops_the_node_and_says_what_to_do() {
+    // Another kind of envelope, a command that is not known, and one that has more fields.
+    let newer: [&[u8]; 3] = [&[1, 99], &[1, 1, 0, 0x7f], &[1, 1, 0, 0, 0]];
+    for envelope in newer {
+        let disk = SimDisk::new();
+        run(async {
+            let mut store = open_store(&disk, DATA, tiny()).unwrap();
+            apply(&mut store.machine, commands(1, 10)).await.unwrap();
+            let before = hash(&store);
+            let unknown = normal_entry(TERM, 4, Millis(0), NodeId(1), 1, bytes::Bytes::from_static(envelope));
+            let error =
+                apply(&mut store.machine, vec![unknown, command(5, Command::Tick)]).await.unwrap_err();
+            assert_eq!((hash(&store), store.replica.applied()), (before, LogIndex(3)));
+            let failure = store.replica.health().borrow().clone().unwrap();
+            assert_eq!(failure.kind, FailureKind::Newer);
+            for text in [error.to_string(), failure.to_string()] {
+                names_a_newer_version(&text);
+                assert!(text.contains("log entry"), "{text}");
+            }
+        });
+    }
+}
+
+fn names_a_newer_version(text: &str) {
+    for part in
+        ["written by a newer version of ovncp", "start this node with the version that the other nodes run"]
+    {
+        assert!(text.contains(part), "{text}");
+    }
+}
+
+#[test]
+fn a_whole_snapshot_with_a_record_that_is_not_known_is_of_a_newer_version() {
+    let (disk, _) = with_snapshot();
+    let file = snapshot_files(&disk)[0].clone();
+    disk.tamper(&file, |bytes| {
+        // Behind the magic, the header's block and the head of the next one stand its kind and the first record.
+        let header = u32::from_le_bytes(bytes[8..12].try_into().unwrap()) as usize;
+        let block = 8 + 8 + header;
+        let len = u32::from_le_bytes(bytes[block..block + 4].try_into().unwrap()) as usize;
+        bytes[block + 9] = 0x7f;
+        let mut crc = crc32fast::Hasher::new();
+        crc.update(&1_u64.to_le_bytes());
+        crc.update(&bytes[block + 8..block + 8 + len]);
+        bytes[block + 4..block + 8].copy_from_slice(&crc.finalize().to_le_bytes());
     });
+    let error = run(async { open_store(&disk, DATA, tiny()).map(drop) }).unwrap_err();
+    assert!(matches!(&error, StorageError::Codec { file: named, .. } if *named == file), "{error}");
+    names_a_newer_version(&error.to_string());
 }
 
 #[derive(Default)]

@@ -11,7 +11,7 @@ use ovncp_state::{Record, State, StateBuilder, StateHash};
 use serde::{Deserialize, Serialize};
 
 use super::SnapshotMeta;
-use crate::codec::{WireLogId, WireStoredMembership, append, decode};
+use crate::codec::{CodecError, WireLogId, WireStoredMembership, append, decode};
 use crate::disk::File;
 use crate::error::StorageError;
 
@@ -55,7 +55,7 @@ impl Header {
         }
     }
 
-    fn meta(&self) -> Result<SnapshotMeta, crate::codec::CodecError> {
+    fn meta(&self) -> Result<SnapshotMeta, CodecError> {
         let last_membership = self.membership.clone().try_into()?;
         Ok(SnapshotMeta { last_log_id: self.last_log_id.map(Into::into), last_membership })
     }
@@ -163,8 +163,9 @@ pub(crate) fn load<F: File>(file: &F, path: &Path) -> Result<(SnapshotMeta, Stat
         }
         let mut rest = payload.as_slice();
         while !rest.is_empty() {
+            // The block's checksum matches.
             let (record, after) = postcard::take_from_bytes::<Record>(rest)
-                .map_err(|error| reader.corrupt(format!("record {records} does not decode: {error}")))?;
+                .map_err(|source| reader.codec(CodecError::Payload { what: "snapshot record", source }))?;
             builder
                 .push(record)
                 .map_err(|error| reader.corrupt(format!("record {records} does not fit: {error}")))?;
@@ -234,7 +235,7 @@ impl<'a, F: File> Reader<'a, F> {
         StorageError::corrupt(self.path, self.at, what)
     }
 
-    fn codec(&self, source: crate::codec::CodecError) -> StorageError {
+    fn codec(&self, source: CodecError) -> StorageError {
         StorageError::Codec { file: self.path.to_path_buf(), source }
     }
 }

@@ -72,6 +72,12 @@ impl State {
         self.live_nodes().min_by_key(|node| (node.understands(), node.id)).map(|node| node.id)
     }
 
+    /// Whether `id` is a live member that understands what came with version `needs`. One that is not known, or has
+    /// left, does not: nobody refuses it any more should its binary be older.
+    pub fn understands(&self, id: NodeId, needs: Version) -> bool {
+        self.nodes.get(&id).is_some_and(|node| node.is_live() && node.understands() >= needs)
+    }
+
     /// Raises the cluster's version to what all members understand, after any of them changed or left.
     pub(crate) fn raise_version(&mut self) {
         if let Some(lowest) = self.live_nodes().map(NodeRecord::understands).min() {
