@@ -10,7 +10,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 JEPSEN := $(TARGET)/release/ovncp-jepsen run $(if $(SEED),--seed $(SEED))
 WORKLOAD ?= register
 
-.PHONY: help test setup verify fix lint docs bench compare dev chaos chaos-short soak chaos-build mutants
+.PHONY: help test setup verify fix lint docs bench compare dev chaos chaos-short soak chaos-clean chaos-build mutants
 
 help: ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
@@ -57,6 +57,9 @@ chaos: chaos-build ## five minutes of all faults; WORKLOAD=lock for another work
 
 chaos-short: ## a few faults for less than a minute, registers and locks, with what `make test` has built
 	tests/chaos-short.sh $(TARGET)/debug/ovncp-jepsen register lock
+
+chaos-clean: chaos-build ## 20 seeds of two minutes over all workloads, which must raise no alarm (three quarters of an hour)
+	tests/chaos-clean.sh $(TARGET)/release/ovncp-jepsen
 
 mutants: setup ## known bugs put into the nodes one by one: the harness must find each (half an hour)
 	$(CARGO) build --profile chaos --features mutants --bin ovncp

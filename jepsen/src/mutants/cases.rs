@@ -42,7 +42,7 @@ pub const CASES: &[Case] = &[
     case("waiter-lost-in-snapshot", WorkloadKind::Fifo, &[KillOne]),
     case("retry-without-key", WorkloadKind::Register, &[PartitionLeader, KillLeader]),
     case("hash-order-in-apply", WorkloadKind::Shared, &[]),
-    case("single-step-membership", WorkloadKind::Membership, &[Membership, PartitionLeader]),
+    case("single-step-membership", WorkloadKind::Register, &[MembershipCut]),
     case(TIME_OUT_FAILS, WorkloadKind::Register, &[PartitionLeader, KillLeader]),
 ];
 

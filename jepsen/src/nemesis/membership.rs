@@ -8,6 +8,8 @@
 //! be, so that no other fault takes a majority away while it is on its way. For the same reason nobody loses its
 //! disk unless everybody else votes and is well: two empty disks of three are the end of any cluster.
 
+mod cut;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -20,7 +22,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::env::Kept;
-use super::{Begun, Effect, Env, FaultError, Pick};
+use super::{Begun, Effect, Env, FaultError, NemesisKind, Pick};
 use crate::client::{Answer, Call, Client, Outcome, segment};
 use crate::disk::NodeDisk;
 
@@ -57,6 +59,8 @@ pub enum Running {
         /// Its Raft id until then.
         raft_id: String,
     },
+    /// See [`cut`].
+    Cut(cut::Running),
 }
 
 /// A member as the nodes show it.
@@ -69,15 +73,26 @@ struct Member {
 }
 
 /// Says why members can never change in this run, if so.
-pub(super) fn possible(env: &Env) -> Result<(), String> {
+pub(super) fn possible(kind: NemesisKind, env: &Env) -> Result<(), String> {
     match env.cluster.names().len() {
-        SMALL | LARGE => Ok(()),
+        SMALL => Ok(()),
+        LARGE if kind == NemesisKind::Membership => Ok(()),
+        other if kind != NemesisKind::Membership => {
+            Err(format!("a change is cut in two from {SMALL} nodes on, not with {other}"))
+        }
         other => Err(format!("members change between {SMALL} and {LARGE} nodes, not with {other}")),
     }
 }
 
 /// Begins a change.
-pub(super) async fn start(env: &mut Env, rng: &mut StdRng) -> Result<Begun<Running>, FaultError> {
+pub(super) async fn start(
+    kind: NemesisKind,
+    env: &mut Env,
+    rng: &mut StdRng,
+) -> Result<Begun<Running>, FaultError> {
+    if kind == NemesisKind::MembershipCut {
+        return Ok(cut::start(env, rng).await?.map(Running::Cut));
+    }
     let members =
         members(env).await.ok_or_else(|| FaultError::NotNow("nobody shows the members".to_owned()))?;
     let names = env.cluster.names();
@@ -102,6 +117,8 @@ pub(super) async fn is_settled(running: &Running, env: &Env) -> bool {
         Running::Grow { joiners } => voters_of(&members, joiners) == joiners.len(),
         Running::Shrink { leavers } => members.iter().all(|member| !leavers.contains_key(&member.name)),
         Running::Exchange { node, raft_id } => is_back(&members, node, raft_id),
+        // It settles when it is healed, and not before.
+        Running::Cut(_) => true,
     }
 }
 
@@ -111,6 +128,7 @@ pub(super) async fn heal(running: Running, env: &mut Env) -> Result<Effect, Faul
         Running::Grow { joiners } => joined(env, &joiners).await,
         Running::Shrink { leavers } => left(env, leavers).await,
         Running::Exchange { node, raft_id } => exchanged(env, &node, &raft_id).await,
+        Running::Cut(running) => cut::heal(running, env).await,
     }
 }
 

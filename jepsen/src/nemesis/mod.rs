@@ -79,6 +79,8 @@ pub enum NemesisKind {
     ClockDrift,
     /// Nodes join, leave, and are replaced by ones with an empty disk.
     Membership,
+    /// Two nodes join, and the change that makes them voters is cut in two while it is under way.
+    MembershipCut,
     /// SIGTERM and start, one node after the other.
     Rolling,
 }
@@ -165,6 +167,8 @@ impl NemesisKind {
             Self::FsyncEio | Self::FsyncSlow | Self::DiskFull => (2_000, 5_000),
             Self::ClockJump | Self::ClockDrift => (2_000, 6_000),
             Self::Membership => (2_000, 6_000),
+            // Two sides take some seconds to elect somebody, one of them with a node that has just been started.
+            Self::MembershipCut => (4_000, 8_000),
             Self::Rolling => (0, 0),
         };
         (Duration::from_millis(least), Duration::from_millis(most))
@@ -172,7 +176,7 @@ impl NemesisKind {
 
     /// Whether healing it waits for nodes that need a working cluster.
     pub fn heals_slowly(self) -> bool {
-        matches!(self, Self::BitFlip | Self::Truncate | Self::DiskFull | Self::FsyncEio)
+        matches!(self, Self::BitFlip | Self::Truncate | Self::DiskFull | Self::FsyncEio | Self::MembershipCut)
     }
 
     /// Says why it can never be made in this run, if so.
@@ -180,7 +184,7 @@ impl NemesisKind {
         match Family::of(self) {
             Family::Network => network::possible(self, env),
             Family::Process => Ok(()),
-            Family::Membership => membership::possible(env),
+            Family::Membership => membership::possible(self, env),
             Family::Disk => disk::possible(self, env),
             Family::Clock => clock::possible(env),
         }
@@ -191,7 +195,7 @@ impl NemesisKind {
         match Family::of(self) {
             Family::Network => Ok(network::start(self, env, rng).await?.map(Running::Network)),
             Family::Process => Ok(process::start(self, env, rng).await?.map(Running::Process)),
-            Family::Membership => Ok(membership::start(env, rng).await?.map(Running::Membership)),
+            Family::Membership => Ok(membership::start(self, env, rng).await?.map(Running::Membership)),
             Family::Disk => Ok(disk::start(self, env, rng).await?.map(Running::Disk)),
             Family::Clock => Ok(clock::start(self, env, rng).await?.map(Running::Clock)),
         }
@@ -252,7 +256,7 @@ impl Family {
             K::PowerOne | K::PowerAll | K::FsyncEio | K::FsyncSlow => Self::Disk,
             K::DiskFull | K::BitFlip | K::Truncate => Self::Disk,
             K::ClockJump | K::ClockDrift => Self::Clock,
-            K::Membership => Self::Membership,
+            K::Membership | K::MembershipCut => Self::Membership,
         }
     }
 }

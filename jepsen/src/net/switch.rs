@@ -2,7 +2,8 @@
 //!
 //! Ports have fixed MAC addresses, so nothing is learnt: the last byte of a unicast destination names its port,
 //! anything else goes to all. Only IPv4 frames that have one receiver are judged and counted; ARP and the like obey
-//! cuts, but a lost ARP request is no effect worth counting.
+//! cuts, but a lost ARP request is no effect worth counting. A cut takes what is under way too: frames that wait are
+//! looked at once more when they are due.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
@@ -46,6 +47,7 @@ pub(super) struct Switch<O> {
 #[derive(Debug)]
 struct Port<O> {
     host: String,
+    links: Arc<Links>,
     outlet: O,
     waiting: Mutex<Waiting>,
     wake: Notify,
@@ -55,8 +57,11 @@ struct Port<O> {
 #[derive(Debug, Default)]
 struct Waiting {
     sequence: u64,
-    frames: BinaryHeap<Reverse<(Instant, u64, Vec<u8>)>>,
+    frames: BinaryHeap<Reverse<Late>>,
 }
+
+/// A frame that waits: when it is due, its place among those of the same time, its bytes, who sent it.
+type Late = (Instant, u64, Vec<u8>, String);
 
 impl<O: Outlet> Switch<O> {
     pub(super) fn new(links: Arc<Links>) -> Self {
@@ -71,7 +76,8 @@ impl<O: Outlet> Switch<O> {
         outlet: O,
     ) -> impl Future<Output = ()> + Send + use<O> {
         let (waiting, wake) = (Mutex::default(), Notify::new());
-        let port = Arc::new(Port { host: host.to_owned(), outlet, waiting, wake });
+        let links = Arc::clone(&self.links);
+        let port = Arc::new(Port { host: host.to_owned(), links, outlet, waiting, wake });
         self.ports.lock().unwrap_or_else(PoisonError::into_inner).insert(number, Arc::clone(&port));
         async move { port.deliver_due().await }
     }
@@ -99,39 +105,40 @@ impl<O: Outlet> Switch<O> {
             match fate {
                 Fate::Pass => port.outlet.deliver(frame).await,
                 Fate::Drop => {}
-                Fate::Later(due) => due.into_iter().for_each(|due| port.enqueue(due, frame)),
+                Fate::Later(due) => due.into_iter().for_each(|due| port.enqueue(due, frame, host)),
             }
         }
     }
 }
 
 impl<O: Outlet> Port<O> {
-    fn enqueue(&self, due: Instant, frame: &[u8]) {
+    fn enqueue(&self, due: Instant, frame: &[u8], from: &str) {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         if waiting.frames.len() >= WAITING_MAX {
             return;
         }
         waiting.sequence += 1;
-        let entry = (due, waiting.sequence, frame.to_vec());
+        let entry = (due, waiting.sequence, frame.to_vec(), from.to_owned());
         waiting.frames.push(Reverse(entry));
         drop(waiting);
         self.wake.notify_one();
     }
 
     /// The next frame that is due, or when the next one will be.
-    fn next(&self) -> Result<Vec<u8>, Option<Instant>> {
+    fn next(&self) -> Result<(Vec<u8>, String), Option<Instant>> {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         match waiting.frames.peek() {
             None => Err(None),
             Some(Reverse((due, ..))) if *due > Instant::now() => Err(Some(*due)),
-            Some(_) => waiting.frames.pop().map(|Reverse((_, _, frame))| frame).ok_or(None),
+            Some(_) => waiting.frames.pop().map(|Reverse((_, _, frame, from))| (frame, from)).ok_or(None),
         }
     }
 
     async fn deliver_due(&self) {
         loop {
             match self.next() {
-                Ok(frame) => self.outlet.deliver(&frame).await,
+                Ok((frame, from)) if self.links.held(&from, &self.host, frame.len()) => drop(frame),
+                Ok((frame, _)) => self.outlet.deliver(&frame).await,
                 Err(None) => self.wake.notified().await,
                 // An earlier frame may come meanwhile.
                 Err(Some(due)) => drop(tokio::time::timeout_at(due.into(), self.wake.notified()).await),

@@ -91,6 +91,26 @@ async fn delayed_frames_come_later_in_order_and_doubled_ones_twice() {
 }
 
 #[tokio::test]
+async fn a_cut_takes_what_is_under_way() {
+    let mut it = bench();
+    let by = Duration::from_secs(3);
+    let delay = it.links.impose(&[pair("n1", "n2")], Impairment::Delay { by, jitter: Duration::ZERO });
+    it.switch.take(1, "n1", &frame(mac(2), 1, IPV4, b"under way")).await;
+    assert_eq!(it.links.lift(delay).frames, 1);
+    let cut = it.links.impose(&[pair("n1", "n2")], Impairment::Cut);
+    let stopped = async {
+        while it.links.hits(&cut).frames == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, stopped).await.expect("the cut stops it");
+    assert!(it.arrivals[1].try_recv().is_err());
+    assert_eq!(it.links.lift(cut).frames, 1);
+    it.switch.take(1, "n1", &frame(mac(2), 1, IPV4, b"healed")).await;
+    assert_eq!(next(&mut it.arrivals[1]).await, frame(mac(2), 1, IPV4, b"healed"));
+}
+
+#[tokio::test]
 async fn a_frame_that_is_held_back_is_overtaken() {
     let mut it = bench();
     let by = Duration::from_millis(50);

@@ -95,7 +95,8 @@ fn clocks(plan: &mut Plan, dir: &Path) -> Option<Clocks> {
 fn settings(plan: &Plan, logs: &Path, peers: String) -> Settings {
     let mut environment: Vec<(String, String)> =
         ENVIRONMENT.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-    if plan.nemeses.contains(&NemesisKind::Membership) {
+    let changes = [NemesisKind::Membership, NemesisKind::MembershipCut];
+    if plan.nemeses.iter().any(|kind| changes.contains(kind)) {
         environment.push(("OVNCP_VOTERS_TARGET".to_owned(), VOTERS_WITH_MEMBERSHIP.to_owned()));
     }
     if let Some(mutant) = plan.mutant.as_ref().filter(|mutant| *mutant != TIME_OUT_FAILS) {

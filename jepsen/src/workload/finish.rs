@@ -15,6 +15,8 @@ use super::{ClientContext, Endpoint, Pace, WorkloadError, register};
 const CONVERGE_TIME_MAX: Duration = Duration::from_secs(30);
 /// Between two looks at them.
 const LOOK_PERIOD: Duration = Duration::from_millis(100);
+/// Looks at a state that moves on between any two of them.
+const STATE_LOOKS_MAX: usize = 10;
 /// Readers at work at once.
 const READERS: usize = 8;
 
@@ -98,14 +100,28 @@ async fn state(actor: &mut Actor, node: &Endpoint) -> Outcome<Value> {
         Outcome::Fail(code) => return Outcome::Fail(code),
         Outcome::Unknown(code) => return Outcome::Unknown(code),
     };
-    actor.ask(node, &Call::get("/api/v1/cluster?consistency=local")).await.map(|answer| {
-        let body = answer.json();
-        json!({
-            "applied_index": number(&body["applied_index"]),
-            "state_hash": body["state_hash"],
-            "members": members,
-        })
+    settled(actor, node).await.map(|(applied_index, state_hash)| {
+        json!({ "applied_index": applied_index, "state_hash": state_hash, "members": members })
     })
+}
+
+/// Index and hash of the state of one node. A node looks at the index first and at the state then, which may have
+/// moved on: they belong together once two answers in a row say the same.
+async fn settled(actor: &mut Actor, node: &Endpoint) -> Outcome<(Option<u64>, Value)> {
+    let call = Call::get("/api/v1/cluster?consistency=local");
+    let mut before = None;
+    for _ in 0..STATE_LOOKS_MAX {
+        let now = actor.ask(node, &call).await.map(|answer| {
+            let body = answer.json();
+            (number(&body["applied_index"]), body["state_hash"].clone())
+        });
+        match now {
+            Outcome::Ok(now) if before.as_ref() == Some(&now) => return Outcome::Ok(now),
+            Outcome::Ok(now) => before = Some(now),
+            other => return other,
+        }
+    }
+    Outcome::Unknown("moves_on".to_owned())
 }
 
 fn members_of(answer: &Answer) -> Vec<Value> {
