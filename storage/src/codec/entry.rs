@@ -40,13 +40,19 @@ pub fn encode_entry(entry: &Entry) -> Bytes {
 
 /// Appends the encoding of an entry to a buffer.
 pub fn encode_entry_into<B: BufMut>(entry: &Entry, bytes: &mut B) {
+    let envelope = encode_head_into(entry, bytes);
+    bytes.put_slice(envelope);
+}
+
+/// Appends what stands before the envelope of an entry; the envelope, which completes the encoding.
+pub(crate) fn encode_head_into<'a, B: BufMut>(entry: &'a Entry, bytes: &mut B) -> &'a [u8] {
     let log_id = WireLogId::from(entry.log_id);
     match &entry.payload {
         EntryPayload::Blank => put(bytes, BLANK, &log_id),
         EntryPayload::Normal(proposal) => {
             let head = NormalHead { log_id, at: proposal.at, origin: proposal.origin };
             put(bytes, NORMAL, &head);
-            bytes.put_slice(&proposal.envelope);
+            return &proposal.envelope;
         }
         EntryPayload::Membership(membership) => {
             let payload = super::append(Vec::new(), &(log_id, WireMembership::from(membership)));
@@ -54,6 +60,7 @@ pub fn encode_entry_into<B: BufMut>(entry: &Entry, bytes: &mut B) {
             bytes.put_slice(&payload);
         }
     }
+    &[]
 }
 
 /// Decodes an entry. The envelope shares the memory of `bytes`.

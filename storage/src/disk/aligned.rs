@@ -11,20 +11,34 @@ pub(crate) struct Aligned {
 }
 
 impl Aligned {
-    /// Forgets the bytes and lets `fill` append up to `room` new ones. More than that are kept too, but perhaps not
-    /// aligned any more.
-    pub(crate) fn refill(&mut self, room: usize, fill: impl FnOnce(&mut Vec<u8>)) {
-        self.memory.clear();
-        self.memory.reserve(room + BLOCK_BYTES);
+    /// Makes room for `len` bytes: those that it has stay, new ones are zero.
+    pub(crate) fn grow(&mut self, len: usize) {
+        if len <= self.len() {
+            return;
+        }
+        // Twice as much, so that filling it bit by bit copies each byte about once.
+        let room = len.max(2 * self.len());
+        let mut memory = vec![0; room + BLOCK_BYTES];
         // `align_offset` may say that it does not know.
-        self.start = self.memory.as_ptr().align_offset(BLOCK_BYTES).min(BLOCK_BYTES);
-        self.memory.resize(self.start, 0);
-        fill(&mut self.memory);
+        let start = memory.as_ptr().align_offset(BLOCK_BYTES).min(BLOCK_BYTES);
+        memory[start..start + self.len()].copy_from_slice(self.bytes());
+        memory.truncate(start + room);
+        *self = Self { memory, start };
+    }
+
+    /// How many bytes there is room for.
+    pub(crate) fn len(&self) -> usize {
+        self.memory.len() - self.start
     }
 
     /// The bytes.
     pub(crate) fn bytes(&self) -> &[u8] {
         &self.memory[self.start..]
+    }
+
+    /// The bytes.
+    pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
+        &mut self.memory[self.start..]
     }
 }
 
@@ -40,14 +54,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn whatever_it_is_filled_with_begins_at_a_block() {
+    fn it_begins_at_a_block_however_it_grew_and_keeps_its_bytes() {
         let mut aligned = Aligned::default();
-        for room in [1, BLOCK_BYTES, 3, 40 * BLOCK_BYTES, 5 * BLOCK_BYTES] {
-            aligned.refill(room, |bytes| bytes.extend((0..room).map(|at| at as u8)));
-            assert_eq!(aligned.bytes().len(), room);
-            assert!(aligned.bytes().iter().enumerate().all(|(at, byte)| *byte == at as u8));
-            assert_eq!(is_aligned(aligned.bytes(), 0), room.is_multiple_of(BLOCK_BYTES));
-            assert!(!is_aligned(aligned.bytes(), 512));
+        let mut filled = 0;
+        for len in [1, BLOCK_BYTES, 3, 5 * BLOCK_BYTES, 40 * BLOCK_BYTES + 1] {
+            aligned.grow(len);
+            assert!(aligned.len() >= len);
+            let expected = |at: usize| if at < filled { at as u8 | 1 } else { 0 };
+            assert!(aligned.bytes().iter().enumerate().all(|(at, byte)| *byte == expected(at)));
+            filled = aligned.len();
+            aligned.bytes_mut().iter_mut().enumerate().for_each(|(at, byte)| *byte = at as u8 | 1);
+            let block = aligned.bytes().len() / BLOCK_BYTES * BLOCK_BYTES;
+            assert!(is_aligned(&aligned.bytes()[..block], 0));
+            assert!(!is_aligned(&aligned.bytes()[..block], 512));
             assert!(!is_aligned(&aligned.bytes()[1..], 0));
         }
     }

@@ -2,14 +2,11 @@
 
 use std::collections::VecDeque;
 use std::ops::Range;
+use std::sync::Arc;
 
-use bytes::Bytes;
-
-use super::encoded::EncodedEntry;
-use crate::codec::{LogId, Vote};
-
-/// What a cached entry takes beside its payload.
-const CACHED_BYTES_FIXED: usize = 128;
+use super::encoded::Encoded;
+use crate::codec::entry::weight;
+use crate::codec::{Entry, LogId, Vote};
 
 /// Where an entry lies on disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +29,7 @@ pub(super) struct Memory {
     pub(super) purged: Option<LogId>,
     pub(super) last: Option<LogId>,
     cache: VecDeque<Cached>,
+    /// Of all that the cache holds in memory.
     cache_bytes: usize,
     cache_bytes_max: usize,
     /// Number of the last operation given to the writer, and of the last one that it finished.
@@ -40,17 +38,27 @@ pub(super) struct Memory {
     pub(super) places: Places,
 }
 
+/// What is left of the entries that were appended together. Their memory goes with the last of them.
+///
+/// Invariant: `live` is not empty.
 #[derive(Debug)]
 struct Cached {
-    log_id: LogId,
-    payload: Bytes,
+    appended: Arc<Encoded>,
+    live: Range<usize>,
     submitted: u64,
 }
 
 impl Cached {
-    /// Roughly what it takes.
-    fn bytes(&self) -> usize {
-        CACHED_BYTES_FIXED + self.payload.len()
+    fn entries(&self) -> &[Entry] {
+        &self.appended.entries()[self.live.clone()]
+    }
+
+    fn first(&self) -> u64 {
+        self.appended.entries()[self.live.start].log_id.index
+    }
+
+    fn end(&self) -> u64 {
+        self.first() + self.live.len() as u64
     }
 }
 
@@ -65,8 +73,7 @@ pub(super) struct Places {
 /// An entry found by [`Memory::find`].
 #[derive(Debug)]
 pub(super) enum Found {
-    /// Encoded.
-    Cached(Bytes),
+    Cached(Entry),
     OnDisk(u64, Place),
 }
 
@@ -75,8 +82,8 @@ impl Memory {
         Self { cache_bytes_max, ..Self::default() }
     }
 
-    /// Takes new entries in; the number to give to [`Memory::written`] once they are on disk.
-    pub(super) fn append(&mut self, entries: &[EncodedEntry]) -> Result<u64, String> {
+    /// Refuses entries that leave a hole in the log.
+    pub(super) fn check_next(&self, entries: &[Entry]) -> Result<(), String> {
         let mut last = self.last.map(|id| id.index);
         for entry in entries {
             let index = entry.log_id.index;
@@ -87,14 +94,19 @@ impl Memory {
             }
             last = Some(index);
         }
+        Ok(())
+    }
+
+    /// Takes new entries in; the number to give to [`Memory::written`] once they are on disk.
+    pub(super) fn append(&mut self, appended: &Arc<Encoded>) -> u64 {
         let submitted = self.submit();
-        self.last = entries.last().map(|entry| entry.log_id).or(self.last);
-        for entry in entries {
-            let cached = Cached { log_id: entry.log_id, payload: entry.payload.clone(), submitted };
-            self.cache_bytes += cached.bytes();
-            self.cache.push_back(cached);
+        if let Some(last) = appended.entries().last() {
+            self.last = Some(last.log_id);
+            self.cache_bytes += appended.weight();
+            let live = 0..appended.entries().len();
+            self.cache.push_back(Cached { appended: appended.clone(), live, submitted });
         }
-        Ok(submitted)
+        submitted
     }
 
     /// Number of a new operation.
@@ -111,9 +123,13 @@ impl Memory {
     /// Forgets entries after `after`.
     pub(super) fn truncate_after(&mut self, after: Option<LogId>) {
         let keep = after.map_or(0, |id| id.index + 1);
-        while self.cache.back().is_some_and(|cached| cached.log_id.index >= keep) {
-            if let Some(cached) = self.cache.pop_back() {
-                self.cache_bytes -= cached.bytes();
+        while let Some(cached) = self.cache.back_mut()
+            && cached.end() > keep
+        {
+            if cached.first() < keep {
+                cached.live.end -= to_usize(cached.end() - keep);
+            } else if let Some(dropped) = self.cache.pop_back() {
+                self.cache_bytes -= dropped.appended.weight();
             }
         }
         if self.last.is_some_and(|last| last.index >= keep) {
@@ -121,10 +137,18 @@ impl Memory {
         }
     }
 
-    /// Forgets entries up to and including `upto`.
-    pub(super) fn purge(&mut self, upto: LogId) {
-        while self.cache.front().is_some_and(|cached| cached.log_id.index <= upto.index) {
-            self.drop_oldest();
+    /// Forgets entries up to and including `upto`. Freeing them is left to the caller, as by [`Memory::evict`].
+    #[must_use]
+    pub(super) fn purge(&mut self, upto: LogId) -> Vec<Arc<Encoded>> {
+        let mut purged = Vec::new();
+        while let Some(cached) = self.cache.front_mut()
+            && cached.first() <= upto.index
+        {
+            if cached.end() > upto.index + 1 {
+                cached.live.start += to_usize(upto.index + 1 - cached.first());
+            } else {
+                purged.extend(self.drop_oldest());
+            }
         }
         if self.purged < Some(upto) {
             self.purged = Some(upto);
@@ -132,6 +156,7 @@ impl Memory {
         if self.last.is_none_or(|last| last.index <= upto.index) {
             self.last = Some(upto);
         }
+        purged
     }
 
     /// The part of `range` that exists.
@@ -148,7 +173,7 @@ impl Memory {
         let mut bytes = 0;
         for index in range {
             let (item, size) = match self.cached(index) {
-                Some(cached) => (Found::Cached(cached.payload.clone()), cached.bytes()),
+                Some(entry) => (Found::Cached(entry.clone()), weight(entry)),
                 None => match self.places.get(index) {
                     Some(place) => (Found::OnDisk(index, place), place.len as usize),
                     None => break,
@@ -165,29 +190,33 @@ impl Memory {
 
     /// openraft's suite starts logs at any index; ours know where they begin.
     fn first_known(&self) -> u64 {
-        let cached = self.cache.front().map(|cached| cached.log_id.index);
+        let cached = self.cache.front().map(Cached::first);
         let placed = (!self.places.run.is_empty()).then_some(self.places.first);
         cached.into_iter().chain(placed).min().unwrap_or(0)
     }
 
-    fn cached(&self, index: u64) -> Option<&Cached> {
-        let first = self.cache.front()?.log_id.index;
-        self.cache.get(usize::try_from(index.checked_sub(first)?).ok()?)
+    fn cached(&self, index: u64) -> Option<&Entry> {
+        let cached = self.cache.get(self.cache.partition_point(|cached| cached.end() <= index))?;
+        cached.entries().get(to_usize(index.checked_sub(cached.first())?))
     }
 
-    /// Drops the oldest entries beyond the bound, as far as they are written.
-    pub(super) fn evict(&mut self) {
+    /// Takes out the oldest entries beyond the bound, as far as they are written. Freeing them is left to the caller, who
+    /// need not hold a lock for that.
+    #[must_use]
+    pub(super) fn evict(&mut self) -> Vec<Arc<Encoded>> {
+        let mut evicted = Vec::new();
         while self.cache_bytes > self.cache_bytes_max
             && self.cache.front().is_some_and(|cached| cached.submitted <= self.written)
         {
-            self.drop_oldest();
+            evicted.extend(self.drop_oldest());
         }
+        evicted
     }
 
-    fn drop_oldest(&mut self) {
-        if let Some(cached) = self.cache.pop_front() {
-            self.cache_bytes -= cached.bytes();
-        }
+    fn drop_oldest(&mut self) -> Option<Arc<Encoded>> {
+        let cached = self.cache.pop_front()?;
+        self.cache_bytes -= cached.appended.weight();
+        Some(cached.appended)
     }
 }
 
@@ -229,17 +258,21 @@ impl Places {
     }
 }
 
+/// Counts of entries in memory.
+fn to_usize(count: u64) -> usize {
+    usize::try_from(count).unwrap_or(usize::MAX)
+}
+
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
     use ovncp_state::{Millis, NodeId};
 
-    use super::super::encoded::Encoded;
     use super::*;
-    use crate::codec::Entry;
     use crate::codec::entry::normal_entry;
 
-    /// So that a cached entry takes 1,000 bytes.
-    const PAYLOAD: usize = 1_000 - CACHED_BYTES_FIXED - 7;
+    /// So that an entry weighs 1,000 bytes.
+    const PAYLOAD: usize = 1_000 - 128;
 
     fn entries(range: Range<u64>) -> Vec<Entry> {
         range
@@ -248,26 +281,54 @@ mod tests {
     }
 
     fn append(memory: &mut Memory, range: Range<u64>) -> u64 {
-        let encoded = Encoded::new(entries(range), 0, usize::MAX).unwrap();
-        memory.append(encoded.entries()).unwrap()
+        let entries = entries(range);
+        memory.check_next(&entries).unwrap();
+        memory.append(&Encoded::new(entries, 0))
+    }
+
+    /// Indexes of what the cache holds, each as often as it is found.
+    fn cached(memory: &Memory) -> Vec<u64> {
+        (0..100).filter_map(|index| memory.cached(index).map(|entry| entry.log_id.index)).collect()
     }
 
     #[test]
     fn the_cache_is_bounded_by_bytes_but_keeps_what_is_not_written() {
         let mut memory = Memory::new(10_000);
-        let first = append(&mut memory, 1..21);
+        let first = append(&mut memory, 1..5);
+        let second = append(&mut memory, 5..21);
         assert_eq!(memory.cache_bytes, 20 * 1_000);
-        memory.evict();
-        assert_eq!(memory.cache_bytes, 20 * 1_000);
+        assert!(memory.evict().is_empty());
         memory.written(first);
-        memory.evict();
-        assert_eq!(memory.cache_bytes, 10 * 1_000);
-        let second = append(&mut memory, 21..61);
-        memory.evict();
-        assert_eq!(memory.cache.front().unwrap().log_id.index, 21);
+        assert_eq!(memory.evict().len(), 1);
+        assert_eq!((memory.cache_bytes, cached(&memory)), (16 * 1_000, (5..21).collect()));
         memory.written(second);
-        memory.evict();
-        assert_eq!(memory.cache_bytes, 10 * 1_000);
+        let third = append(&mut memory, 21..31);
+        memory.written(third);
+        assert_eq!(memory.evict().len(), 1);
+        assert_eq!((memory.cache_bytes, cached(&memory)), (10 * 1_000, (21..31).collect()));
+    }
+
+    #[test]
+    fn what_was_appended_together_can_be_cut_at_both_ends() {
+        let mut memory = Memory::new(usize::MAX);
+        append(&mut memory, 1..11);
+        append(&mut memory, 11..21);
+        let id = |index: u64| entries(index..index + 1)[0].log_id;
+        assert!(memory.purge(id(4)).is_empty());
+        assert_eq!(cached(&memory), (5..21).collect::<Vec<_>>());
+        memory.truncate_after(Some(id(13)));
+        assert_eq!(cached(&memory), (5..14).collect::<Vec<_>>());
+        assert_eq!(memory.last, Some(id(13)));
+        append(&mut memory, 14..16);
+        assert_eq!(cached(&memory), (5..16).collect::<Vec<_>>());
+        assert_eq!(memory.cache_bytes, 22 * 1_000, "memory goes with the last entry of an append");
+        assert_eq!(memory.purge(id(10)).len(), 1);
+        assert_eq!((memory.cache_bytes, cached(&memory)), (12 * 1_000, (11..16).collect()));
+        memory.truncate_after(Some(id(10)));
+        assert_eq!((memory.cache_bytes, cached(&memory)), (0, vec![]));
+        append(&mut memory, 11..13);
+        assert_eq!(memory.purge(id(12)).len(), 1);
+        assert_eq!((memory.cache_bytes, memory.clip(0..100)), (0, 13..13));
     }
 
     #[test]
@@ -278,7 +339,7 @@ mod tests {
             memory.places.push(index, Place { term: 1, segment: 1, offset: 0, len: 1 });
         }
         memory.written(written);
-        memory.evict();
+        assert_eq!(memory.evict().len(), 1);
         memory.truncate_after(Some(entries(1..2)[0].log_id));
         append(&mut memory, 2..3);
         // The writer has not come to the truncation yet: its places still tell of the old entries.

@@ -13,8 +13,8 @@
 //! - **a vote survives its segment.** The first record of each segment carries the hard state.
 //! - **a failure is final.** After a failed write or sync nothing is accepted until a restart.
 //!
-//! Map: `record` the bytes, `sector` how they lie in the file, `segment` the files, `writer` the loop, `recovery` how
-//! it is opened again, `encoded` and `memory` what is known without reading.
+//! Map: `record` the bytes, `sector` how they lie in the file, `tail` the end that grows, `segment` the files, `writer`
+//! the loop, `recovery` how it is opened again, `encoded` and `memory` what is known without reading.
 //!
 //! Caveat: damage of the very last write that leaves one of its sectors all zero, or as it was before the write,
 //! looks like a torn write, and is cut off. No log can tell the two apart without a second copy.
@@ -25,6 +25,7 @@ mod record;
 mod recovery;
 mod sector;
 mod segment;
+mod tail;
 mod writer;
 
 use std::fmt::Debug;
@@ -41,11 +42,11 @@ use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
 use openraft::{OptionalSend, RaftLogReader};
 use openraft_rt::AsyncRuntime;
 use ovncp_state::mutants::{self, Mutant};
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
 use crate::codec::{ENTRY_BYTES_MAX, Entry, LogId, Vote, decode_entry};
 use crate::data_dir::DataDir;
-use crate::disk::{Aligned, Disk, File};
+use crate::disk::{Disk, File};
 use crate::error::{StorageError, StorageFailure};
 use crate::runtime::Runtime;
 use crate::stats::StorageStats;
@@ -56,7 +57,8 @@ use memory::{Found, Memory, Place};
 use record::Stamp;
 use recovery::Active;
 use segment::{Files, Helper};
-use writer::{HEAD_BYTES_MAX, HeadState, Operation, Writer};
+use tail::Tail;
+use writer::{Batch, HEAD_BYTES_MAX, HeadState, Operation, Writer};
 
 /// Operations that may wait for the writer; more wait in `append`, and with them the proposers.
 const QUEUE_OPERATIONS_MAX: usize = 1_024;
@@ -188,18 +190,14 @@ impl<D: Disk> LogStore<D> {
             shared: shared.clone(),
             helper,
             file,
-            stamp,
-            base: end - tail.len(),
-            buffer: tail,
+            tail: Tail::new(stamp, end - tail.len(), &tail),
             written: end,
             durable: end,
             head: recovered.head,
-            framed: Aligned::default(),
-            changes: Vec::new(),
+            batch: Batch::default(),
         };
         if end == 0 {
-            writer.put_head();
-            writer.flush_head()?;
+            writer.begin()?;
         }
         writer.retire()?;
         writer.helper.ask(number + 1);
@@ -274,6 +272,13 @@ impl<D: Disk> LogStore<D> {
             None => false,
         };
         if sent { Ok(()) } else { Err(self.stopped()) }
+    }
+
+    /// Waits until the writer has taken enough of what waits before an append.
+    async fn wait_for_room(&self, weights: usize) -> Option<OwnedSemaphorePermit> {
+        let permits = u32::try_from(weights.min(QUEUE_BYTES_MAX)).unwrap_or(u32::MAX);
+        // The semaphore is never closed.
+        Arc::clone(&self.room).acquire_many_owned(permits).await.ok()
     }
 
     /// Sees to it that the committed index is written although nothing else may be.
@@ -380,13 +385,10 @@ impl<D: Disk> LogReader<D> {
                     }
                     places.push((index, place));
                 }
-                Found::Cached(payload) => {
+                Found::Cached(entry) => {
                     self.load_places(&places, &mut entries)?;
                     places.clear();
-                    entries.push(decode_entry(&payload).map_err(|source| StorageError::Codec {
-                        file: self.shared.place.dir.clone(),
-                        source,
-                    })?);
+                    entries.push(entry);
                 }
             }
         }
@@ -541,10 +543,22 @@ impl<D: Disk> RaftLogStorage<TypeConfig> for LogStore<D> {
         let entries: Vec<Entry> = entries.into_iter().collect();
         #[cfg(feature = "mutants")]
         self.hasty.iter().for_each(|hasty| hasty.appended(&entries));
-        let mut encoded = Encoded::new(entries, self.reader.shared.salt, bytes_max).map_err(refused)?;
-        encoded.wait_for_room(&self.room, QUEUE_BYTES_MAX).await;
-        let submitted = self.reader.shared.memory().append(encoded.entries()).map_err(refused)?;
-        self.submit(Operation::Append { entries: encoded, submitted, flushed: callback }).await
+        let weights = encoded::check(&entries, bytes_max).map_err(refused)?;
+        let mut room = self.wait_for_room(weights).await;
+        self.reader.shared.memory().check_next(&entries).map_err(refused)?;
+        let pieces = encoded::pieces(entries, weights);
+        let queue = self.queue.as_ref().ok_or_else(|| self.stopped())?;
+        let slots = queue.reserve_many(pieces.len()).await.map_err(|_| self.stopped())?;
+        // From here on nothing waits: a caller that goes away leaves all of the append behind, or nothing.
+        let (mut callback, last) = (Some(callback), pieces.len() - 1);
+        for (nth, (piece, slot)) in pieces.into_iter().zip(slots).enumerate() {
+            let entries = Encoded::new(piece, self.reader.shared.salt);
+            let submitted = self.reader.shared.memory().append(&entries);
+            let flushed = callback.take_if(|_| nth == last);
+            let room = room.take_if(|_| nth == last);
+            slot.send(Operation::Append { entries, room, submitted, flushed });
+        }
+        Ok(())
     }
 
     async fn truncate_after(&mut self, last_log_id: Option<LogId>) -> Result<(), io::Error> {
@@ -561,7 +575,8 @@ impl<D: Disk> RaftLogStorage<TypeConfig> for LogStore<D> {
 
     async fn purge(&mut self, log_id: LogId) -> Result<(), io::Error> {
         self.check()?;
-        self.reader.shared.memory().purge(log_id);
+        let purged = self.reader.shared.memory().purge(log_id);
+        drop(purged);
         self.submit(Operation::Purge { upto: log_id }).await
     }
 }

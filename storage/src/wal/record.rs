@@ -110,27 +110,25 @@ pub(super) fn put(
     bytes.extend_from_slice(&[0; HEADER_BYTES]);
     payload(bytes);
     let (header, payload) = bytes[start..].split_at_mut(HEADER_BYTES);
-    header.copy_from_slice(&header_of(kind, stamp, durable, payload.len(), payload_crc(stamp.salt, payload)));
+    header.copy_from_slice(&header_of(
+        kind,
+        stamp,
+        durable,
+        payload.len(),
+        payload_crc(stamp.salt, payload, &[]),
+    ));
 }
 
-/// Appends one record whose payload is known together with its checksum.
-pub(super) fn put_encoded(
-    bytes: &mut Vec<u8>,
-    kind: Kind,
-    stamp: Stamp,
-    durable: u32,
-    (payload, crc): (&[u8], u32),
-) {
-    bytes.extend_from_slice(&header_of(kind, stamp, durable, payload.len(), crc));
-    bytes.extend_from_slice(payload);
+/// The checksum of a payload, which may come in two parts; it does not depend on where the record will stand.
+pub(super) fn payload_crc(salt: u32, head: &[u8], rest: &[u8]) -> u32 {
+    let mut crc = crc32fast::Hasher::new_with_initial(salt);
+    crc.update(head);
+    crc.update(rest);
+    crc.finalize()
 }
 
-/// The checksum of a payload; it does not depend on where the record will stand.
-pub(super) fn payload_crc(salt: u32, payload: &[u8]) -> u32 {
-    Stamp { segment: 0, salt }.crc(payload)
-}
-
-fn header_of(kind: Kind, stamp: Stamp, durable: u32, len: usize, crc: u32) -> [u8; HEADER_BYTES] {
+/// What stands before a payload with this length and checksum.
+pub(super) fn header_of(kind: Kind, stamp: Stamp, durable: u32, len: usize, crc: u32) -> [u8; HEADER_BYTES] {
     let len = u32::try_from(len).expect("a record is shorter than its segment");
     let mut header = [0; HEADER_BYTES];
     header[4..8].copy_from_slice(&crc.to_le_bytes());

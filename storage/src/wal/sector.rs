@@ -19,9 +19,10 @@ use ovncp_state::mutants::{self, Mutant};
 use super::record::{Stamp, is_blank};
 use crate::disk::{BLOCK_BYTES, SECTOR_BYTES};
 
-const SECTOR: usize = SECTOR_BYTES as usize;
+/// Bytes of a sector.
+pub(super) const SECTOR: usize = SECTOR_BYTES as usize;
 /// Bytes of the stream in one sector.
-const PIECE: usize = SECTOR - STAMP_BYTES;
+pub(super) const PIECE: usize = SECTOR - STAMP_BYTES;
 const STAMP_BYTES: usize = 8;
 /// Sectors of a block.
 const BLOCK_SECTORS: usize = BLOCK_BYTES / SECTOR;
@@ -72,21 +73,23 @@ fn state(stamp: Stamp, sector: usize, bytes: &[u8]) -> State {
     }
 }
 
+/// Stamps a sector, the `nth` of its segment, that holds its piece of the stream.
+pub(super) fn seal(sector: &mut [u8], nth: usize, stamp: Stamp) {
+    sector[PIECE..SECTOR - 4].copy_from_slice(&stamp.segment.to_le_bytes());
+    let check = crc(stamp, nth, &sector[..SECTOR - 4]);
+    sector[SECTOR - 4..].copy_from_slice(&check);
+}
+
 /// Appends to `framed` the blocks that hold `stream`, which begins at a block; what remains of the last one is
 /// zero.
 pub(super) fn frame(framed: &mut Vec<u8>, stream: &[u8], offset: usize, stamp: Stamp) {
     debug_assert!(offset.is_multiple_of(BLOCK_PIECE), "writes begin at a block");
-    let number = stamp.segment.to_le_bytes();
     let begin = framed.len();
-    // All at once: memory that the disk has just read is far from this processor, and written as a whole it need not
-    // be fetched before.
     framed.resize(begin + framed_bytes(stream.len()), 0);
     let sectors = framed[begin..].chunks_exact_mut(SECTOR);
     for ((nth, piece), sector) in stream.chunks(PIECE).enumerate().zip(sectors) {
         sector[..piece.len()].copy_from_slice(piece);
-        sector[PIECE..SECTOR - 4].copy_from_slice(&number);
-        let check = crc(stamp, offset / PIECE + nth, &sector[..SECTOR - 4]);
-        sector[SECTOR - 4..].copy_from_slice(&check);
+        seal(sector, offset / PIECE + nth, stamp);
     }
 }
 

@@ -11,16 +11,17 @@ use std::time::Instant;
 
 use openraft::storage::IOFlushed;
 use ovncp_state::mutants::{self, Mutant};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 use super::Shared;
-use super::encoded::Encoded;
+use super::encoded::{Encoded, Payload};
 use super::memory::Place;
-use super::record::{HEADER_BYTES, Head, Kind, SEGMENT_FORMAT, Stamp, put, put_encoded};
-use super::sector::{self, BLOCK_PIECE};
+use super::record::{HEADER_BYTES, Head, Kind, SEGMENT_FORMAT, Stamp, header_of, payload_crc};
+use super::sector;
 use super::segment::Helper;
+use super::tail::Tail;
 use crate::codec::{LogId, Vote, WireLogId, WireVote};
-use crate::disk::{Aligned, Disk, File};
+use crate::disk::{Disk, File};
 use crate::error::{StorageError, StorageFailure};
 use crate::types::TypeConfig;
 
@@ -40,9 +41,12 @@ pub(super) type Done = oneshot::Sender<Result<(), StorageFailure>>;
 /// What the writer is asked to do, in the order in which it must reach the disk.
 pub(super) enum Operation {
     Append {
-        entries: Encoded,
+        entries: Arc<Encoded>,
+        /// For the bytes that wait; given back once the writer has taken them.
+        room: Option<OwnedSemaphorePermit>,
         submitted: u64,
-        flushed: IOFlushed<TypeConfig>,
+        /// `None`: a piece of an append that ends with a later one, which has it.
+        flushed: Option<IOFlushed<TypeConfig>>,
     },
     Vote {
         vote: Vote,
@@ -70,19 +74,15 @@ pub(super) struct Writer<D: Disk> {
     pub(super) shared: Arc<Shared<D>>,
     pub(super) helper: Helper<D>,
     pub(super) file: Arc<D::File>,
-    pub(super) stamp: Stamp,
-    /// The stream of the segment from the last block boundary on, which is at `base`.
-    pub(super) buffer: Vec<u8>,
-    pub(super) base: usize,
-    /// Up to where the stream is written, and synced.
+    /// The records put so far.
+    pub(super) tail: Tail,
+    /// Up to where they are written, and synced.
     pub(super) written: usize,
     pub(super) durable: usize,
     /// As the records put so far say, none more: it goes into the head of the next segment, which recovery
     /// compares with the records before it.
     pub(super) head: HeadState,
-    /// Kept for their capacity.
-    pub(super) framed: Aligned,
-    pub(super) changes: Vec<Change>,
+    pub(super) batch: Batch,
 }
 
 /// Hard state as of the records written so far.
@@ -141,15 +141,29 @@ impl<D: Disk> Writer<D> {
     fn process(&mut self, operations: &mut Vec<Operation>) {
         let begun = Instant::now();
         self.shared.stats.batch_begun(begun);
-        let mut answers = Vec::new();
-        let result = match self.shared.failure() {
-            Some(failure) => {
-                answers.extend(operations.drain(..).filter_map(Operation::into_answer));
-                Err(failure)
+        let mut result = self.shared.failure().map_or(Ok(()), Err);
+        for operation in operations.drain(..) {
+            match result {
+                Ok(()) => result = self.take(operation).map_err(|error| self.shared.fail(&error)),
+                Err(_) => self.batch.answers.extend(operation.into_answer()),
             }
-            None => self.write_all(operations, &mut answers).map_err(|error| self.shared.fail(&error)),
-        };
-        for answer in answers {
+        }
+        let result = result.and_then(|()| self.write_out().map_err(|error| self.shared.fail(&error)));
+        self.answer(&result);
+        // Nobody waits for what follows: until it is done, what was written is read from the cache.
+        if result.is_ok()
+            && let Err(error) = self.settle()
+        {
+            self.shared.fail(&error);
+        }
+        let evicted = self.shared.memory().evict();
+        drop(evicted);
+        self.batch.clear();
+        self.shared.stats.batch_done(begun);
+    }
+
+    fn answer(&mut self, result: &Result<(), StorageFailure>) {
+        for answer in self.batch.answers.drain(..) {
             match answer {
                 Answer::Flushed(flushed) => {
                     flushed
@@ -159,149 +173,132 @@ impl<D: Disk> Writer<D> {
                 Answer::Done(done) => drop(done.send(result.clone())),
             }
         }
-        self.shared.memory().evict();
-        self.shared.stats.batch_done(begun);
     }
 
-    fn write_all(
-        &mut self,
-        operations: &mut Vec<Operation>,
-        answers: &mut Vec<Answer>,
-    ) -> Result<(), StorageError> {
-        let mut batch = Batch { changes: std::mem::take(&mut self.changes), ..Batch::default() };
-        let mut result = Ok(());
-        for operation in operations.drain(..) {
-            match result {
-                Ok(()) => result = self.write_one(operation, &mut batch, answers),
-                Err(_) => answers.extend(operation.into_answer()),
-            }
-        }
-        result?;
+    fn write_out(&mut self) -> Result<(), StorageError> {
         // It needs no sync of its own (see `save_committed`), and waits until the entry that it names stands before it.
         let committed = self.shared.memory().committed;
         if let Some(committed) = committed
             && self.head.committed < Some(committed)
             && Some(committed) <= self.head.last
         {
-            self.put(Kind::Committed, &mut batch, |bytes| append_value(bytes, &WireLogId::from(committed)))?;
+            self.put_value(Kind::Committed, &WireLogId::from(committed))?;
             self.head.committed = Some(committed);
         }
-        self.flush(&mut batch)?;
-        if batch.entries > 0 {
-            self.shared.stats.appended(batch.entries, batch.entry_bytes);
+        self.flush()?;
+        if self.batch.entries > 0 {
+            self.shared.stats.appended(self.batch.entries, self.batch.entry_bytes);
         }
-        self.changes = std::mem::take(&mut batch.changes);
-        if batch.purged { self.retire() } else { Ok(()) }
+        Ok(())
     }
 
-    fn write_one(
-        &mut self,
-        operation: Operation,
-        batch: &mut Batch,
-        answers: &mut Vec<Answer>,
-    ) -> Result<(), StorageError> {
+    /// Makes the entries of the batch readable from disk, and gives back what it made superfluous.
+    fn settle(&mut self) -> Result<(), StorageError> {
+        self.tail.advance();
+        if !self.batch.changes.is_empty() || self.batch.written > 0 {
+            let mut memory = self.shared.memory();
+            for change in self.batch.changes.drain(..) {
+                match change {
+                    Change::Place(index, place) => memory.places.push(index, place),
+                    Change::Truncate(after) => memory.places.truncate_after(after),
+                    Change::Purge(upto) => memory.places.purge(upto),
+                }
+            }
+            memory.written(self.batch.written);
+        }
+        if self.batch.purged { self.retire() } else { Ok(()) }
+    }
+
+    /// Puts the records of an operation.
+    fn take(&mut self, operation: Operation) -> Result<(), StorageError> {
         match operation {
-            Operation::Append { entries, submitted, flushed } => {
-                answers.push(Answer::Flushed(flushed));
-                self.put_entries(&entries, batch)?;
-                batch.written = submitted;
-                batch.sync = true;
+            Operation::Append { entries, room, submitted, flushed } => {
+                self.batch.answers.extend(flushed.map(Answer::Flushed));
+                self.put_entries(&entries)?;
+                drop(room);
+                self.batch.written = submitted;
+                self.batch.sync = true;
             }
             Operation::Vote { vote, done } => {
-                answers.push(Answer::Done(done));
-                self.put(Kind::Vote, batch, |bytes| append_value(bytes, &WireVote::from(vote)))?;
+                self.batch.answers.push(Answer::Done(done));
+                self.put_value(Kind::Vote, &WireVote::from(vote))?;
                 self.head.vote = Some(vote);
-                batch.sync = true;
+                self.batch.sync = true;
             }
             Operation::Truncate { after, submitted, done } => {
-                answers.push(Answer::Done(done));
-                self.put(Kind::Truncate, batch, |bytes| append_value(bytes, &after.map(WireLogId::from)))?;
+                self.batch.answers.push(Answer::Done(done));
+                self.put_value(Kind::Truncate, &after.map(WireLogId::from))?;
                 self.head.last = after;
-                batch.changes.push(Change::Truncate(after));
-                batch.written = submitted;
-                batch.sync = true;
+                self.batch.changes.push(Change::Truncate(after));
+                self.batch.written = submitted;
+                self.batch.sync = true;
             }
             Operation::Purge { upto } => {
-                self.put(Kind::Purge, batch, |bytes| append_value(bytes, &WireLogId::from(upto)))?;
+                self.put_value(Kind::Purge, &WireLogId::from(upto))?;
                 self.head.purge(upto);
-                batch.changes.push(Change::Purge(upto));
-                batch.purged = true;
-                batch.sync = true;
+                self.batch.changes.push(Change::Purge(upto));
+                self.batch.purged = true;
+                self.batch.sync = true;
             }
             Operation::Committed => {}
         }
         Ok(())
     }
 
-    fn put_entries(&mut self, encoded: &Encoded, batch: &mut Batch) -> Result<(), StorageError> {
-        batch.entries += encoded.entries().len() as u64;
-        batch.entry_bytes += encoded.bytes() as u64;
-        for entry in encoded.entries() {
-            let (offset, len) = self.put_with(batch, |bytes, stamp, durable| {
-                put_encoded(bytes, Kind::Entry, stamp, durable, (&entry.payload, entry.crc));
-            })?;
-            let log_id = entry.log_id;
+    fn put_entries(&mut self, encoded: &Encoded) -> Result<(), StorageError> {
+        for Payload { log_id, head, envelope, crc } in encoded.payloads() {
+            let (offset, len) = self.put(Kind::Entry, [head, envelope], crc)?;
             self.head.last = Some(log_id);
-            let place = Place { term: log_id.leader_id.term, segment: self.stamp.segment, offset, len };
-            batch.changes.push(Change::Place(log_id.index, place));
+            let place =
+                Place { term: log_id.leader_id.term, segment: self.tail.stamp().segment, offset, len };
+            self.batch.changes.push(Change::Place(log_id.index, place));
+            self.batch.entries += 1;
+            self.batch.entry_bytes += u64::from(len);
         }
         Ok(())
     }
 
-    fn put(
-        &mut self,
-        kind: Kind,
-        batch: &mut Batch,
-        payload: impl Fn(&mut Vec<u8>),
-    ) -> Result<(u32, u32), StorageError> {
-        self.put_with(batch, |bytes, stamp, durable| put(bytes, kind, stamp, durable, &payload))
+    fn put_value<T: serde::Serialize>(&mut self, kind: Kind, value: &T) -> Result<(), StorageError> {
+        let payload = crate::codec::append(Vec::new(), value);
+        let crc = payload_crc(self.tail.stamp().salt, &payload, &[]);
+        self.put(kind, [&payload, &[]], crc).map(|_| ())
     }
 
-    /// Puts a record into the buffer, going on to the next segment when it does not fit; where its payload lies.
-    fn put_with(
-        &mut self,
-        batch: &mut Batch,
-        record: impl Fn(&mut Vec<u8>, Stamp, u32),
-    ) -> Result<(u32, u32), StorageError> {
+    /// Puts a record behind the others, going on to the next segment when it does not fit; where its payload lies.
+    fn put(&mut self, kind: Kind, payload: [&[u8]; 2], crc: u32) -> Result<(u32, u32), StorageError> {
+        let len = payload[0].len() + payload[1].len();
+        let bytes = HEADER_BYTES + len;
         let capacity = sector::capacity(self.shared.place.segment_bytes);
-        loop {
-            let (start, at) = (self.buffer.len(), self.end());
-            record(&mut self.buffer, self.stamp, to_u32(self.durable));
-            if self.end() + SEAL_BYTES <= capacity {
-                let place = (to_u32(at + HEADER_BYTES), to_u32(self.end() - at - HEADER_BYTES));
-                if self.buffer.len() >= BATCH_BYTES_MAX {
-                    batch.sync = true;
-                    self.flush(batch)?;
-                }
-                return Ok(place);
-            }
+        if self.tail.end() + bytes + SEAL_BYTES > capacity {
+            self.roll()?;
             // `LogStore::append` refuses what no segment can hold.
-            assert!(at > HEAD_BYTES_MAX, "a record fits into an empty segment");
-            self.buffer.truncate(start);
-            self.roll(batch)?;
+            assert!(self.tail.end() + bytes + SEAL_BYTES <= capacity, "a record fits into an empty segment");
         }
+        let at = self.tail.end() + HEADER_BYTES;
+        self.put_unbounded(kind, payload, crc);
+        if self.tail.len() >= BATCH_BYTES_MAX {
+            self.batch.sync = true;
+            self.flush()?;
+            self.tail.advance();
+        }
+        Ok((to_u32(at), to_u32(len)))
     }
 
-    /// Where the next record goes.
-    fn end(&self) -> usize {
-        self.base + self.buffer.len()
+    fn put_unbounded(&mut self, kind: Kind, payload: [&[u8]; 2], crc: u32) {
+        let len = payload[0].len() + payload[1].len();
+        let header = header_of(kind, self.tail.stamp(), to_u32(self.durable), len, crc);
+        self.tail.put([&header, payload[0], payload[1]]);
     }
 
-    /// Writes the buffer and, when anything in it needs it, syncs; then makes its entries readable from disk.
-    fn flush(&mut self, batch: &mut Batch) -> Result<(), StorageError> {
-        if self.end() > self.written {
-            self.framed.refill(sector::framed_bytes(self.buffer.len()), |framed| {
-                sector::frame(framed, &self.buffer, self.base, self.stamp);
-            });
-            self.file
-                .write_at(self.framed.bytes(), sector::in_file(self.base))
-                .map_err(|error| StorageError::io("write", &self.path())(error))?;
-            self.written = self.end();
-            let whole = self.buffer.len() / BLOCK_PIECE * BLOCK_PIECE;
-            self.buffer.drain(..whole);
-            self.base += whole;
+    /// Writes the records put so far and, when any of them needs it, syncs.
+    fn flush(&mut self) -> Result<(), StorageError> {
+        if self.tail.end() > self.written {
+            let (blocks, at) = self.tail.blocks();
+            let written = self.file.write_at(blocks, at);
+            written.map_err(|error| StorageError::io("write", &self.path())(error))?;
+            self.written = self.tail.end();
         }
-        if batch.sync && !mutants::is(Mutant::NoFsync) {
+        if self.batch.sync && !mutants::is(Mutant::NoFsync) {
             let begun = Instant::now();
             let synced =
                 self.file.sync_data().or_else(|error| match mutants::is(Mutant::FsyncErrorIgnored) {
@@ -312,64 +309,58 @@ impl<D: Disk> Writer<D> {
             self.shared.stats.synced(begun.elapsed());
             self.durable = self.written;
         }
-        if !batch.changes.is_empty() || batch.written > 0 {
-            let mut memory = self.shared.memory();
-            for change in batch.changes.drain(..) {
-                match change {
-                    Change::Place(index, place) => memory.places.push(index, place),
-                    Change::Truncate(after) => memory.places.truncate_after(after),
-                    Change::Purge(upto) => memory.places.purge(upto),
-                }
-            }
-            memory.written(batch.written);
-        }
-        batch.written = 0;
-        batch.sync = false;
+        self.batch.sync = false;
         Ok(())
     }
 
     /// Seals this segment and opens the next one.
-    fn roll(&mut self, batch: &mut Batch) -> Result<(), StorageError> {
-        let next = self.stamp.segment + 1;
+    fn roll(&mut self) -> Result<(), StorageError> {
+        let Stamp { segment, salt } = self.tail.stamp();
+        let next = segment + 1;
         let file = self.helper.take(next)?;
         // The seal is synced before the next segment is written: whoever finds a sealed segment without a
         // successor knows that one was lost, and whoever finds records in a successor trusts all before them.
-        put(&mut self.buffer, Kind::Seal, self.stamp, to_u32(self.durable), |_| {});
-        batch.sync = true;
-        self.flush(batch)?;
+        self.put_unbounded(Kind::Seal, [&[], &[]], payload_crc(salt, &[], &[]));
+        self.batch.sync = true;
+        self.flush()?;
         self.file = file;
         let segments = self.shared.files.insert(next, self.file.clone());
         self.shared.stats.set_segments(segments);
-        self.stamp.segment = next;
-        self.buffer.clear();
-        (self.base, self.written, self.durable) = (0, 0, 0);
+        self.tail.restart(Stamp { segment: next, salt });
+        (self.written, self.durable) = (0, 0);
         self.put_head();
-        batch.sync = true;
+        self.batch.sync = true;
         self.helper.ask(next + 1);
         Ok(())
     }
 
-    /// Puts the head of a new segment into the buffer.
-    pub(super) fn put_head(&mut self) {
+    /// Puts the head of a new segment.
+    fn put_head(&mut self) {
         let head = self.head.to_record(self.shared.place.segment_bytes);
-        put(&mut self.buffer, Kind::Head, self.stamp, 0, |bytes| append_value(bytes, &head));
+        let payload = crate::codec::append(Vec::new(), &head);
+        let crc = payload_crc(self.tail.stamp().salt, &payload, &[]);
+        self.put_unbounded(Kind::Head, [&payload, &[]], crc);
     }
 
-    /// Writes what [`Writer::put_head`] left in the buffer.
-    pub(super) fn flush_head(&mut self) -> Result<(), StorageError> {
-        self.flush(&mut Batch { sync: true, ..Batch::default() })
+    /// Begins a segment that has no record yet.
+    pub(super) fn begin(&mut self) -> Result<(), StorageError> {
+        self.put_head();
+        self.batch.sync = true;
+        self.flush()?;
+        self.tail.advance();
+        Ok(())
     }
 
     /// Gives back segments without live entries. Their hard state stands in the head of the first one kept.
     pub(super) fn retire(&mut self) -> Result<(), StorageError> {
-        let keep = self.shared.memory().places.oldest_segment().unwrap_or(self.stamp.segment);
-        let (retired, kept) = self.shared.files.retire_below(keep.min(self.stamp.segment));
+        let keep = self.shared.memory().places.oldest_segment().unwrap_or(self.tail.stamp().segment);
+        let (retired, kept) = self.shared.files.retire_below(keep.min(self.tail.stamp().segment));
         self.shared.stats.set_segments(kept);
         if retired.is_empty() { Ok(()) } else { self.helper.retire(retired) }
     }
 
     fn path(&self) -> PathBuf {
-        self.shared.place.path(self.stamp.segment)
+        self.shared.place.path(self.tail.stamp().segment)
     }
 }
 
@@ -385,16 +376,17 @@ impl<D: Disk> Drop for Writer<D> {
 impl Operation {
     fn into_answer(self) -> Option<Answer> {
         match self {
-            Self::Append { flushed, .. } => Some(Answer::Flushed(flushed)),
+            Self::Append { flushed, .. } => flushed.map(Answer::Flushed),
             Self::Vote { done, .. } | Self::Truncate { done, .. } => Some(Answer::Done(done)),
             Self::Committed | Self::Purge { .. } => None,
         }
     }
 }
 
-/// What the buffer holds beyond its bytes.
-#[derive(Debug, Default)]
-struct Batch {
+/// What is put since the last answers, beyond its bytes.
+#[derive(Default)]
+pub(super) struct Batch {
+    answers: Vec<Answer>,
     changes: Vec<Change>,
     written: u64,
     entries: u64,
@@ -403,16 +395,23 @@ struct Batch {
     purged: bool,
 }
 
+impl Batch {
+    /// Begins a new one; what has grown is kept for its capacity.
+    fn clear(&mut self) {
+        let (mut answers, mut changes) =
+            (std::mem::take(&mut self.answers), std::mem::take(&mut self.changes));
+        answers.clear();
+        changes.clear();
+        *self = Self { answers, changes, ..Self::default() };
+    }
+}
+
 /// A change of the places of entries.
 #[derive(Debug)]
-pub(super) enum Change {
+enum Change {
     Place(u64, Place),
     Truncate(Option<LogId>),
     Purge(LogId),
-}
-
-fn append_value<T: serde::Serialize>(bytes: &mut Vec<u8>, value: &T) {
-    *bytes = crate::codec::append(std::mem::take(bytes), value);
 }
 
 fn to_u32(bytes: usize) -> u32 {
