@@ -7,7 +7,8 @@ use ovncp_state::command::{NodeRole, NodeStatus, RemoveNode, RenewLock};
 use ovncp_state::reply::Renewed;
 use ovncp_state::view::NodeView;
 use ovncp_state::{
-    ClusterId, Command, EventOffset, Incarnation, LogIndex, NodeId, Refusal, Reply, Request, State, WaiterId,
+    ClusterId, Command, EventOffset, Incarnation, InvalidationOffset, LogIndex, MessageOffset, NodeId,
+    Refusal, Reply, Request, State, WaiterId,
 };
 use ovncp_storage::StoreOptions;
 use ovncp_storage::disk::{Disk, RealDisk};
@@ -178,6 +179,22 @@ impl Group {
     /// Tells the next event offset whenever it grows; pull the events themselves from the state.
     pub fn events_watch(&self) -> watch::Receiver<EventOffset> {
         self.shared.events.subscribe()
+    }
+
+    /// Tells the next offset of the messages whenever it grows, also by a snapshot.
+    pub fn messages_watch(&self) -> watch::Receiver<MessageOffset> {
+        self.shared.logs.messages.subscribe()
+    }
+
+    /// Tells the next offset of the invalidation log whenever it grows, also by a snapshot.
+    pub fn invalidations_watch(&self) -> watch::Receiver<InvalidationOffset> {
+        self.shared.logs.invalidations.subscribe()
+    }
+
+    /// Changes with each entry after which [`State::cleared`](ovncp_state::State::cleared) may say something else: a
+    /// node reported, or the members changed, or a snapshot came.
+    pub fn cleared_watch(&self) -> watch::Receiver<LogIndex> {
+        self.shared.logs.cleared.subscribe()
     }
 
     /// What this node knows of its group.

@@ -17,6 +17,7 @@ use crate::clock::LeaderClock;
 use crate::consensus::{Consensus, Submitted};
 use crate::counters::Counters;
 use crate::network::types::AppendResult;
+use crate::observer::Logs;
 use crate::peers::Peers;
 use crate::reads::ReadRequest;
 use crate::renewals::{Flush, QueuedRenewal};
@@ -98,6 +99,7 @@ pub(crate) struct Shared {
     /// What the comparison of states showed.
     pub(crate) integrity: watch::Sender<Integrity>,
     pub(crate) events: watch::Sender<EventOffset>,
+    pub(crate) logs: Logs,
     pub(crate) proposals: mpsc::Sender<Queued>,
     pub(crate) reads: mpsc::Sender<ReadRequest>,
     pub(crate) renewals: mpsc::Sender<QueuedRenewal>,

@@ -20,7 +20,7 @@ use crate::counters::Counters;
 use crate::engine::{Engine, Handler, Members};
 use crate::error::StartError;
 use crate::network::{self, Net, NetworkOptions, PeerNetwork};
-use crate::observer::{Observer, Sink, spawn_recheck};
+use crate::observer::{Logs, Observer, Sink, spawn_recheck};
 use crate::peers::Peers;
 use crate::seat::Seat;
 use crate::settings::GroupConfig;
@@ -89,11 +89,13 @@ pub(crate) async fn start<D: Disk, N: Net>(
     let listen = config.listen.to_string();
     let (callers, waiters) = (Callers::new(), Arc::new(Waiters::default()));
     let events = watch::Sender::new(ovncp_state::EventOffset(0));
+    let logs = Logs::new();
     let installed = Arc::new(Notify::new());
     let sink = Arc::new(Sink {
         callers: Arc::clone(&callers),
         waiters: Arc::clone(&waiters),
         events: events.clone(),
+        logs: logs.clone(),
         installed: Arc::clone(&installed),
         observer,
     });
@@ -109,9 +111,10 @@ pub(crate) async fn start<D: Disk, N: Net>(
     let listen_failed = |source| StartError::Listen { addr: listen.clone(), source };
     let listener = net.bind(&listen).await.map_err(listen_failed)?;
     let peer_address = net.local_addr(&listener).map_err(listen_failed)?;
+    store.replica.read(|state| logs.catch_up(state));
     events.send_replace(store.replica.read(|state| state.cluster().events.1));
     let opened = Opened { dir, store, agreement, net, listener, installed };
-    let parts = (callers, waiters, events);
+    let parts = (callers, waiters, events, logs);
     run(config, raft_config, opened, parts, peer_address).await
 }
 
@@ -152,13 +155,13 @@ fn check_version(config: &GroupConfig, id: Option<NodeId>, replica: &Replica) ->
     }
 }
 
-type Parts = (Arc<Callers>, Arc<Waiters>, watch::Sender<ovncp_state::EventOffset>);
+type Parts = (Arc<Callers>, Arc<Waiters>, watch::Sender<ovncp_state::EventOffset>, Logs);
 
 async fn run<D: Disk, N: Net>(
     config: GroupConfig,
     raft_config: Arc<openraft::Config>,
     opened: Opened<D, N>,
-    (callers, waiters, events): Parts,
+    (callers, waiters, events, logs): Parts,
     peer_address: String,
 ) -> Result<(Arc<Shared>, Arc<Running>), StartError> {
     let Opened { dir, store, agreement, net, listener, installed } = opened;
@@ -197,6 +200,7 @@ async fn run<D: Disk, N: Net>(
         phase: watch::Sender::new(Phase::Recovering),
         integrity: watch::Sender::default(),
         events,
+        logs,
         proposals: proposal_sender,
         reads: read_sender,
         renewals: renewal_sender,

@@ -433,7 +433,7 @@ impl From<Cause> for ElectionEventType {
     fn from(cause: Cause) -> Self {
         match cause {
             Cause::Released => Self::Resigned,
-            Cause::Expired => Self::Expired,
+            Cause::Expired | Cause::SessionEnded => Self::Expired,
             Cause::Forced => Self::Deposed,
             Cause::Cancelled => Self::Withdrawn,
         }

@@ -57,10 +57,14 @@ codes! {
     MalformedJson = 400 "malformed_json";
     /// The path, the query or a header cannot be understood.
     MalformedRequest = 400 "malformed_request";
+    /// A session cannot go to that node: it is unknown, not active, or has the session already.
+    InvalidTarget = 400 "invalid_target";
     /// The call needs the administrator's token.
     Unauthorized = 401 "unauthorized";
     /// Without a configured token this call is accepted from loopback only.
     Forbidden = 403 "forbidden";
+    /// The token of the migration is none of this session, was used, or came too late.
+    InvalidToken = 403 "invalid_token";
     /// There is no such route.
     NotFound = 404 "not_found";
     /// Nobody holds or waits for this lock.
@@ -93,6 +97,8 @@ codes! {
     TermLost = 409 "term_lost";
     /// The secret is not that of the leader: the term has ended, or it is another's.
     NotLeader = 409 "not_leader";
+    /// Another socket has taken the session over.
+    SessionMoved = 409 "session_moved";
     /// The wait was cancelled.
     WaitCancelled = 409 "wait_cancelled";
     /// The change would leave no healthy majority.
@@ -252,6 +258,11 @@ impl From<Refusal> for ApiError {
             | Refusal::StaleIncarnation
             | Refusal::StaleGeneration
             | Refusal::Outdated { .. } => error(Code::Conflict),
+            Refusal::SessionNotFound => error(Code::UnknownSession),
+            Refusal::SessionMoved { epoch, .. } => error(Code::SessionMoved).with("epoch", epoch),
+            Refusal::InvalidToken => error(Code::InvalidToken),
+            Refusal::InvalidTarget => error(Code::InvalidTarget),
+            Refusal::Draining => error(Code::Draining),
         }
     }
 }

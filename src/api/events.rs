@@ -4,6 +4,7 @@ use axum::extract::State;
 use axum::response::Response;
 use bytes::Bytes;
 use ovncp_state::EventKind;
+use ovncp_state::command::SessionEnd;
 use ovncp_state::event::ReleaseCause;
 use ovncp_state::view::EventsReset;
 use serde::{Deserialize, Serialize};
@@ -20,7 +21,7 @@ use crate::services::events::{Kept, Watcher};
 use crate::wall_clock;
 
 /// Every type that can be asked for, with the types it stands for.
-const TYPES: [(&str, &[Kind]); 11] = [
+const TYPES: [(&str, &[Kind]); 18] = [
     ("node_join", &[Kind::NodeJoin]),
     ("node_leave", &[Kind::NodeLeave]),
     ("node_update", &[Kind::NodeUpdate]),
@@ -32,6 +33,22 @@ const TYPES: [(&str, &[Kind]); 11] = [
     ("election_won", &[Kind::ElectionWon]),
     ("election_ended", &[Kind::ElectionEnded]),
     ("election", &[Kind::ElectionWon, Kind::ElectionEnded]),
+    ("session_registered", &[Kind::SessionRegistered]),
+    ("session_attached", &[Kind::SessionAttached]),
+    ("session_detached", &[Kind::SessionDetached]),
+    ("session_migrating", &[Kind::SessionMigrating]),
+    ("session_ended", &[Kind::SessionEnded]),
+    (
+        "session",
+        &[
+            Kind::SessionRegistered,
+            Kind::SessionAttached,
+            Kind::SessionDetached,
+            Kind::SessionMigrating,
+            Kind::SessionEnded,
+        ],
+    ),
+    ("invalidation", &[Kind::Invalidation]),
 ];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,6 +61,12 @@ enum Kind {
     LockReleased,
     ElectionWon,
     ElectionEnded,
+    SessionRegistered,
+    SessionAttached,
+    SessionDetached,
+    SessionMigrating,
+    SessionEnded,
+    Invalidation,
 }
 
 /// The election that a grant is a term of.
@@ -65,6 +88,12 @@ impl Kind {
             EventKind::LockAcquired { .. } => Self::LockAcquired,
             EventKind::LockReleased { keys, .. } if election(keys).is_some() => Self::ElectionEnded,
             EventKind::LockReleased { .. } => Self::LockReleased,
+            EventKind::SessionRegistered { .. } => Self::SessionRegistered,
+            EventKind::SessionAttached { .. } => Self::SessionAttached,
+            EventKind::SessionDetached { .. } => Self::SessionDetached,
+            EventKind::SessionMigrating { .. } => Self::SessionMigrating,
+            EventKind::SessionEnded { .. } => Self::SessionEnded,
+            EventKind::Invalidated { .. } => Self::Invalidation,
         }
     }
 
@@ -78,6 +107,12 @@ impl Kind {
             Self::LockReleased => "lock_released",
             Self::ElectionWon => "election_won",
             Self::ElectionEnded => "election_ended",
+            Self::SessionRegistered => "session_registered",
+            Self::SessionAttached => "session_attached",
+            Self::SessionDetached => "session_detached",
+            Self::SessionMigrating => "session_migrating",
+            Self::SessionEnded => "session_ended",
+            Self::Invalidation => "invalidation",
         }
     }
 
@@ -94,7 +129,9 @@ pub struct EventsQuery {
     /// Offset of the first event to send; left out: what happens from now on. `Last-Event-ID` wins over it.
     pub since: Option<String>,
     /// Comma-separated: `node_join`, `node_leave`, `node_update`, `leader_change`, `lock_acquired`,
-    /// `lock_released`, `election_won`, `election_ended`; `node`, `lock` and `election` stand for all of theirs.
+    /// `lock_released`, `election_won`, `election_ended`, `session_registered`, `session_attached`,
+    /// `session_detached`, `session_migrating`, `session_ended`, `invalidation`; `node`, `lock`, `election` and
+    /// `session` stand for all of theirs.
     /// All types when left out.
     pub types: Option<String>,
 }
@@ -211,6 +248,86 @@ pub enum Change {
         #[serde(skip_serializing_if = "String::is_empty")]
         reason: String,
     },
+    /// A session was registered.
+    SessionRegistered {
+        /// Its number: public, unlike its id.
+        session: String,
+        /// The node that has its socket, or where it was placed.
+        node_id: String,
+    },
+    /// A socket took a session over.
+    SessionAttached {
+        /// Its number.
+        session: String,
+        /// The node that has it now.
+        node_id: String,
+        /// Counts its sockets.
+        epoch: u64,
+        /// The node that had it before, if another one.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        from: Option<String>,
+    },
+    /// A session lost its socket or its node; its time to live runs.
+    SessionDetached {
+        /// Its number.
+        session: String,
+        /// The node that had it.
+        node_id: String,
+        /// The epoch that ended.
+        epoch: u64,
+    },
+    /// The client of a session is asked to go elsewhere.
+    SessionMigrating {
+        /// Its number.
+        session: String,
+        /// The node that has it.
+        node_id: String,
+        /// Its epoch there.
+        epoch: u64,
+        /// The node that shall take it.
+        target: String,
+    },
+    /// A session is over; its locks are released.
+    SessionEnded {
+        /// Its number.
+        session: String,
+        /// The node that had it last.
+        node_id: String,
+        /// The epoch that ended.
+        epoch: u64,
+        /// How it ended.
+        cause: SessionCause,
+    },
+    /// An entry was appended to the invalidation log.
+    Invalidation {
+        /// Its place there. It has a meaning only beside the epoch, which `GET .../invalidations` tells.
+        log_offset: String,
+        /// As asked for.
+        patterns: Vec<String>,
+        /// As asked for.
+        tags: Vec<String>,
+        /// The node where it was asked for.
+        origin: String,
+    },
+}
+
+/// How a session ended.
+#[derive(Clone, Copy, Debug, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum SessionCause {
+    /// Its client closed it for good, or somebody deleted it.
+    Closed,
+    /// Nobody came back in time, or it was idle for too long.
+    Expired,
+}
+
+impl From<SessionEnd> for SessionCause {
+    fn from(cause: SessionEnd) -> Self {
+        match cause {
+            SessionEnd::Closed => Self::Closed,
+            SessionEnd::Expired => Self::Expired,
+        }
+    }
 }
 
 /// `data:` of the block `reset`: events between what was asked for and `first` are no longer kept. Read anew what
@@ -241,6 +358,8 @@ pub enum Cause {
     Forced,
     /// Its client went away before it learned of the grant.
     Cancelled,
+    /// The session it was bound to ended.
+    SessionEnded,
 }
 
 impl From<ReleaseCause> for Cause {
@@ -250,6 +369,7 @@ impl From<ReleaseCause> for Cause {
             ReleaseCause::Expired => Self::Expired,
             ReleaseCause::Forced => Self::Forced,
             ReleaseCause::Cancelled => Self::Cancelled,
+            ReleaseCause::SessionEnded => Self::SessionEnded,
         }
     }
 }
@@ -277,6 +397,33 @@ impl Change {
             }
             EventKind::LockReleased { keys, owner, token, cause, held, reason } => {
                 Self::released(keys, owner, token.to_string(), cause.into(), held.0, reason)
+            }
+            EventKind::SessionRegistered { number, node } => {
+                Self::SessionRegistered { session: number.to_string(), node_id: node.name }
+            }
+            EventKind::SessionAttached { number, node, epoch, from } => Self::SessionAttached {
+                session: number.to_string(),
+                node_id: node.name,
+                epoch,
+                from: from.map(|from| from.name),
+            },
+            EventKind::SessionDetached { number, node, epoch } => {
+                Self::SessionDetached { session: number.to_string(), node_id: node.name, epoch }
+            }
+            EventKind::SessionMigrating { number, node, epoch, target } => Self::SessionMigrating {
+                session: number.to_string(),
+                node_id: node.name,
+                epoch,
+                target: target.name,
+            },
+            EventKind::SessionEnded { number, node, epoch, cause } => Self::SessionEnded {
+                session: number.to_string(),
+                node_id: node.name,
+                epoch,
+                cause: cause.into(),
+            },
+            EventKind::Invalidated { offset, patterns, tags, origin } => {
+                Self::Invalidation { log_offset: offset.to_string(), patterns, tags, origin: origin.name }
             }
         }
     }

@@ -50,6 +50,11 @@ fn answer(ahead: &mut State, entry: &Entry) -> Option<AppliedEntry> {
     let index = LogIndex(entry.log_id.index);
     let Applied { reply, .. } = ahead.apply(ovncp_state::Entry { index, at: proposal.at, request });
     // Watchers and waiters hear of it when it happens.
-    let applied = Applied { reply, events: Vec::new(), notices: Vec::new() };
+    let applied = Applied {
+        reply,
+        events: Vec::new(),
+        notices: Vec::new(),
+        appended: ovncp_state::Appended::default(),
+    };
     Some(AppliedEntry { index, term: entry.log_id.leader_id.term, origin: proposal.origin, applied })
 }

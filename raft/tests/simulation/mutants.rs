@@ -73,7 +73,12 @@ fn judged(feed: impl FnOnce(&std::sync::Arc<Ledger>)) -> String {
 
 fn entry(index: u64, term: u64, revision: u64) -> AppliedEntry {
     let reply = Reply::Written { revision: Revision(revision), deleted: 0 };
-    let applied = Applied { reply, events: Vec::new(), notices: Vec::new() };
+    let applied = Applied {
+        reply,
+        events: Vec::new(),
+        notices: Vec::new(),
+        appended: ovncp_state::Appended::default(),
+    };
     AppliedEntry { index: LogIndex(index), term, origin: Origin::default(), applied }
 }
 

@@ -54,6 +54,7 @@ fn size_of(event: &Event) -> usize {
         + match &event.kind {
             EventKind::LockAcquired { keys, owner, .. } => texts(keys) + owner.len(),
             EventKind::LockReleased { keys, owner, reason, .. } => texts(keys) + owner.len() + reason.len(),
+            EventKind::Invalidated { patterns, tags, .. } => texts(patterns) + texts(tags),
             _ => 0,
         }
 }

@@ -42,7 +42,7 @@ declare! {
 /// Bounds of the histograms of locks, in seconds.
 const BOUNDS: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0, 300.0, 3_600.0];
 /// Causes as label values, in the order of [`cause_position`].
-const CAUSES: [&str; 4] = ["released", "expired", "forced", "cancelled"];
+const CAUSES: [&str; 5] = ["released", "expired", "forced", "cancelled", "session_ended"];
 
 /// What locks count.
 pub struct LockMetrics {
@@ -50,7 +50,7 @@ pub struct LockMetrics {
     wait: Summary,
     class_wait: Classes<Buckets>,
     class_hold: Classes<Buckets>,
-    ended: [AtomicU64; 4],
+    ended: [AtomicU64; CAUSES.len()],
     /// This node's Raft id once it serves, 0 before: what a starting node replays it has counted before.
     counts_for: AtomicU64,
 }
@@ -137,6 +137,7 @@ fn cause_position(cause: ReleaseCause) -> usize {
         ReleaseCause::Expired => 1,
         ReleaseCause::Forced => 2,
         ReleaseCause::Cancelled => 3,
+        ReleaseCause::SessionEnded => 4,
     }
 }
 
@@ -157,7 +158,12 @@ mod tests {
             reason: String::new(),
         };
         let event = Arc::new(Event { offset: EventOffset(0), at: Millis(0), kind });
-        let applied = Applied { reply: Reply::Done, events: vec![event], notices: Vec::new() };
+        let applied = Applied {
+            reply: Reply::Done,
+            events: vec![event],
+            notices: Vec::new(),
+            appended: ovncp_state::Appended::default(),
+        };
         AppliedEntry {
             index: LogIndex(1),
             term: 1,

@@ -1,12 +1,12 @@
 //! The cluster clock's list of what ends when.
 //!
-//! Every lease, wait and register with a time to live has exactly one entry here, ordered by deadline, so
+//! Every lease, wait, register with a time to live and session without a socket has exactly one entry here, ordered by deadline, so
 //! clean-up and [`next_deadline`](crate::State::next_deadline) look at the front only. A renewal moves the
 //! entry: nothing can act on a deadline that was renewed meanwhile.
 
 use crate::cow_map::CowMap;
 use crate::name::Bytes;
-use crate::{FencingToken, LogIndex, Millis};
+use crate::{FencingToken, LogIndex, Millis, SessionNumber};
 
 /// What ends. The order breaks ties between equal deadlines.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -17,6 +17,8 @@ pub(crate) enum Lease {
     Waiter(LogIndex),
     /// A register, by key.
     Register(Bytes),
+    /// A session without a socket.
+    Session(SessionNumber),
 }
 
 /// See the module.
@@ -68,6 +70,12 @@ impl Millis {
     #[must_use]
     pub fn after(self, duration: Self) -> Self {
         Self(self.0.saturating_add(duration.0))
+    }
+
+    /// The instant `duration` earlier, or the beginning.
+    #[must_use]
+    pub fn before(self, duration: Self) -> Self {
+        Self(self.0.saturating_sub(duration.0))
     }
 
     /// Time from `earlier` to here; zero when `earlier` is later.

@@ -9,6 +9,12 @@ use alloc::vec::Vec;
 
 use serde::{Deserialize, Serialize};
 
+pub use crate::invalidations::{Invalidate, ReportCleared};
+pub use crate::sessions::command::{
+    AcquireLockInSession, AttachSession, DescribeSession, DrainNode, EndSession, MigrateSession, NewMessage,
+    PublishMessages, Recipient, RegisterSession, ResumeNode, RotateSession, SessionEnd, SessionUpdate,
+    SubscribeSession, UpdateSessions,
+};
 use crate::{
     ClusterId, FencingToken, Incarnation, LogIndex, Millis, NodeId, Revision, Salt, SecretHash, Version,
     WaiterId,
@@ -80,6 +86,34 @@ pub enum Command {
     ForceReleaseLock(ForceReleaseLock),
     /// Reads nothing, writes registers: all conditions hold and all operations happen, or nothing does.
     WriteKv(WriteKv),
+    /// A client opens a session. Since 0.2, like all that follow.
+    RegisterSession(RegisterSession),
+    /// A socket takes a session over: its first one, a resume, or the end of a migration. Raises the epoch.
+    AttachSession(AttachSession),
+    /// A node reports activity, positions and lost sockets of its sessions.
+    UpdateSessions(UpdateSessions),
+    /// Ends a session and what is bound to it.
+    EndSession(EndSession),
+    /// Asks the node with the socket to send the client elsewhere.
+    MigrateSession(MigrateSession),
+    /// Gives a session another id.
+    RotateSession(RotateSession),
+    /// Replaces a session's metadata.
+    DescribeSession(DescribeSession),
+    /// Changes what a session listens to.
+    SubscribeSession(SubscribeSession),
+    /// Keeps messages for sessions, users and channels.
+    PublishMessages(PublishMessages),
+    /// Asks for locks that end with a session.
+    AcquireLockInSession(AcquireLockInSession),
+    /// An administrator empties a node of its sessions.
+    DrainNode(DrainNode),
+    /// An administrator takes that back.
+    ResumeNode(ResumeNode),
+    /// Appends to the invalidation log.
+    Invalidate(Invalidate),
+    /// A node reports how far it has cleared its caches.
+    ReportCleared(ReportCleared),
 }
 
 impl Command {
@@ -100,6 +134,20 @@ impl Command {
             | Command::CancelWait(_)
             | Command::ForceReleaseLock(_)
             | Command::WriteKv(_) => Version::BASE,
+            Command::RegisterSession(_)
+            | Command::AttachSession(_)
+            | Command::UpdateSessions(_)
+            | Command::EndSession(_)
+            | Command::MigrateSession(_)
+            | Command::RotateSession(_)
+            | Command::DescribeSession(_)
+            | Command::SubscribeSession(_)
+            | Command::PublishMessages(_)
+            | Command::AcquireLockInSession(_)
+            | Command::DrainNode(_)
+            | Command::ResumeNode(_)
+            | Command::Invalidate(_)
+            | Command::ReportCleared(_) => Version::new(0, 2),
         }
     }
 }

@@ -6,9 +6,12 @@ use alloc::vec::Vec;
 
 use serde::{Deserialize, Serialize};
 
-use crate::command::{LockMode, NodeRole, NodeStatus};
+use crate::command::{LockMode, NodeRole, NodeStatus, SessionEnd};
 use crate::reply::Grant;
-use crate::{EventOffset, FencingToken, Millis, NodeId, Refusal, Reply, WaiterId};
+use crate::{
+    EventOffset, FencingToken, InvalidationOffset, MessageOffset, Millis, NodeId, Refusal, Reply,
+    SessionNumber, WaiterId,
+};
 
 /// Everything one apply produced.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,6 +22,19 @@ pub struct Applied {
     pub events: Vec<Arc<Event>>,
     /// For callers that wait on some node. Not kept.
     pub notices: Vec<Notice>,
+    /// Which logs grew.
+    pub appended: Appended,
+}
+
+/// For those who follow the logs of messages and invalidations.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Appended {
+    /// The next offset of the messages, when some were published.
+    pub messages: Option<MessageOffset>,
+    /// The next offset of the invalidations, when one was appended.
+    pub invalidations: Option<InvalidationOffset>,
+    /// Whether a barrier could look again: a node reported what it has cleared, or the members changed.
+    pub cleared: bool,
 }
 
 /// The outcome of a waiting lock request. Exactly one per waiter.
@@ -55,6 +71,17 @@ pub enum ReleaseCause {
     Forced,
     /// Its client went away before it learned of the grant.
     Cancelled,
+    /// The session it was bound to ended.
+    SessionEnded,
+}
+
+/// A node as it was called when something happened there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeRef {
+    /// Its Raft id.
+    pub id: NodeId,
+    /// Its name.
+    pub name: String,
 }
 
 /// What can happen. Append-only, like commands.
@@ -125,5 +152,65 @@ pub enum EventKind {
         held: Millis,
         /// Given by the administrator, else empty.
         reason: String,
+    },
+    /// A session was registered.
+    SessionRegistered {
+        /// Which.
+        number: SessionNumber,
+        /// Where its socket is, or where it was placed.
+        node: NodeRef,
+    },
+    /// A socket took a session over.
+    SessionAttached {
+        /// Which.
+        number: SessionNumber,
+        /// Where it is now.
+        node: NodeRef,
+        /// Its new epoch.
+        epoch: u64,
+        /// Where it was before, if on another node.
+        from: Option<NodeRef>,
+    },
+    /// A session lost its socket or its node; its time to live runs.
+    SessionDetached {
+        /// Which.
+        number: SessionNumber,
+        /// Where it was.
+        node: NodeRef,
+        /// The epoch that ended.
+        epoch: u64,
+    },
+    /// The client of a session is asked to go elsewhere.
+    SessionMigrating {
+        /// Which.
+        number: SessionNumber,
+        /// Where it is.
+        node: NodeRef,
+        /// Its epoch there.
+        epoch: u64,
+        /// Where it shall go.
+        target: NodeRef,
+    },
+    /// A session is over; its locks are released.
+    SessionEnded {
+        /// Which.
+        number: SessionNumber,
+        /// Where it was last.
+        node: NodeRef,
+        /// The epoch that ended.
+        epoch: u64,
+        /// How.
+        cause: SessionEnd,
+    },
+    /// An entry was appended to the invalidation log.
+    Invalidated {
+        /// Its place there.
+        offset: InvalidationOffset,
+        /// As asked for.
+        patterns: Vec<String>,
+        /// As asked for.
+        tags: Vec<String>,
+        /// Where it was asked for.
+        origin: NodeRef,
     },
 }

@@ -47,6 +47,19 @@ number! {
     EventOffset
 }
 number! {
+    /// Names a session for as long as it lives, through rotations of its id: the index of the entry that registered it.
+    /// Public, unlike the [`SessionId`].
+    SessionNumber
+}
+number! {
+    /// Dense position of a message to sessions, users and channels, counted in the state.
+    MessageOffset
+}
+number! {
+    /// Dense position in the invalidation log, counted in the state. It has a meaning only beside the epoch.
+    InvalidationOffset
+}
+number! {
     /// Revision of a register: the index of the entry that last wrote it.
     Revision
 }
@@ -83,6 +96,11 @@ opaque! {
 opaque! {
     /// Names one waiting lock request. Chosen at random by the edge, so that it can listen before it proposes.
     WaiterId, 16
+}
+opaque! {
+    /// 128 random bits by which a client proves that a session is its own. Lists show it to its user and to
+    /// administrators only.
+    SessionId, 16
 }
 opaque! {
     /// SHA-256 of a lock secret. The secret itself never enters the log, the state or a snapshot.

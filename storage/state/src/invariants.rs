@@ -1,5 +1,7 @@
 //! What is true of every state between two entries. Checked by scripts, models and simulations.
 
+mod sessions;
+
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::format;
 use alloc::string::String;
@@ -30,7 +32,8 @@ pub fn check(state: &State) -> Result<(), String> {
     deadlines(state)?;
     registers(state)?;
     events(state)?;
-    requests(state)
+    requests(state)?;
+    sessions::check(state)
 }
 
 fn ensure(holds: bool, broken: impl FnOnce() -> String) -> Result<(), String> {
@@ -46,6 +49,13 @@ fn hashes(state: &State) -> Result<(), String> {
         ("registers", state.registers.table.hash(), state.registers.table.hash_recomputed()),
         ("events", state.events.table.hash(), state.events.table.hash_recomputed()),
         ("requests", state.requests.table.hash(), state.requests.table.hash_recomputed()),
+        ("sessions", state.sessions.table.hash(), state.sessions.table.hash_recomputed()),
+        ("bindings", state.sessions.bindings.table.hash(), state.sessions.bindings.table.hash_recomputed()),
+        ("lost sockets", state.sessions.lost.hash(), state.sessions.lost.hash_recomputed()),
+        ("drains", state.sessions.drains.hash(), state.sessions.drains.hash_recomputed()),
+        ("messages", state.messages.table.hash(), state.messages.table.hash_recomputed()),
+        ("invalidations", state.invalidations.table.hash(), state.invalidations.table.hash_recomputed()),
+        ("cleared", state.cleared.hash(), state.cleared.hash_recomputed()),
     ];
     for (table, kept, recomputed) in tables {
         ensure(kept == recomputed, || format!("the hash of table {table} is not that of its content"))?;
@@ -67,6 +77,14 @@ impl State {
                 });
                 if conflict { Err("one of its keys is held already") } else { Ok(()) }
             }
+            Record::Offsets(_)
+            | Record::Session(_)
+            | Record::Binding(_)
+            | Record::Lost(_)
+            | Record::Drain(_)
+            | Record::Message(_)
+            | Record::Invalidation(_)
+            | Record::Cleared(_) => sessions::accepts(self, record),
             Record::Waiter(waiter) if !sorted(&waiter.keys) => Err("its keys are not sorted"),
             Record::Waiter(waiter) if waiter.index > self.meta.applied => Err("its index was never applied"),
             _ => Ok(()),
@@ -218,6 +236,12 @@ fn deadlines(state: &State) -> Result<(), String> {
     let registers =
         state.registers.table.iter().filter_map(|register| register.deadline.map(|at| (at, register)));
     let mut expected = state.locks.grants.len() + state.locks.waiters.len();
+    for session in state.sessions.table.iter() {
+        let Some(deadline) = session.deadline else { continue };
+        let found = list.contains(deadline, Lease::Session(session.number));
+        ensure(found, || format!("session {} never ends", session.number))?;
+        expected += 1;
+    }
     for grant in state.locks.grants.iter() {
         let found = list.contains(grant.deadline, Lease::Grant(grant.token));
         ensure(found, || format!("grant {} never ends", grant.token))?;

@@ -19,6 +19,7 @@ pub mod command;
 mod cow_map;
 pub mod event;
 pub mod ids;
+pub mod invalidations;
 pub mod invariants;
 mod kv;
 pub mod limits;
@@ -30,6 +31,7 @@ mod query;
 pub mod reply;
 mod requests;
 mod ring;
+pub mod sessions;
 pub mod snapshot;
 mod state;
 mod table;
@@ -38,12 +40,13 @@ mod version;
 pub mod view;
 
 pub use command::{Command, Entry, Request, RequestKey};
-pub use event::{Applied, Event, EventKind, Notice};
+pub use event::{Appended, Applied, Event, EventKind, Notice};
 pub use ids::{
-    ClusterId, EventOffset, FencingToken, Incarnation, LogIndex, Millis, NodeId, Revision, Salt, SecretHash,
-    StateHash, WaiterId,
+    ClusterId, EventOffset, FencingToken, Incarnation, InvalidationOffset, LogIndex, MessageOffset, Millis,
+    NodeId, Revision, Salt, SecretHash, SessionId, SessionNumber, StateHash, WaiterId,
 };
 pub use reply::{Refusal, Reply};
+pub use sessions::{SessionFilter, SessionTotals};
 pub use snapshot::{Record, RestoreError, StateBuilder};
 pub use state::State;
 pub use version::Version;

@@ -61,6 +61,51 @@ pub const EVENTS_KEPT_MAX: usize = 65_536;
 /// Bytes of kept events, roughly.
 pub const EVENTS_KEPT_BYTES_MAX: usize = 32 * 1_024 * 1_024;
 
+/// Sessions in the whole cluster, attached or not.
+pub const SESSIONS_MAX: usize = 200_000;
+/// Sessions of one user.
+pub const SESSIONS_PER_USER_MAX: usize = 10_000;
+/// Lock requests that wait or are granted, bound to one session.
+pub const LOCKS_PER_SESSION_MAX: usize = 1_024;
+/// Channels that one session listens to.
+pub const SUBSCRIPTIONS_PER_SESSION_MAX: usize = 64;
+/// Bytes of a user's name.
+pub const USER_BYTES_MAX: usize = 256;
+/// Bytes of the name of a channel.
+pub const CHANNEL_BYTES_MAX: usize = 256;
+/// Shortest time that a session outlives its socket.
+pub const SESSION_TTL_MS_MIN: Millis = Millis(1_000);
+/// Longest time that a session outlives its socket.
+pub const SESSION_TTL_MS_MAX: Millis = Millis(7 * 24 * 60 * 60 * 1_000);
+/// Longest time that the token of a migration or the id before a rotation works.
+pub const SESSION_OVERLAP_MS_MAX: Millis = Millis(60 * 60 * 1_000);
+/// Sessions in one report of a node.
+pub const SESSION_UPDATES_PER_ENTRY_MAX: usize = 1_024;
+/// Sessions per second that a drain may move.
+pub const DRAIN_RATE_MAX: u32 = 10_000;
+
+/// Messages kept for sessions that resume.
+pub const MESSAGES_KEPT_MAX: usize = 65_536;
+/// Bytes of kept messages, roughly.
+pub const MESSAGES_KEPT_BYTES_MAX: usize = 64 * 1_024 * 1_024;
+/// How long a message is kept on the cluster clock.
+pub const MESSAGES_KEPT_MS: Millis = Millis(60 * 60 * 1_000);
+/// Bytes of the data of one message.
+pub const MESSAGE_BYTES_MAX: usize = 32 * 1_024;
+/// Messages of one command.
+pub const MESSAGES_PER_COMMAND_MAX: usize = 64;
+
+/// Entries kept in the invalidation log.
+pub const INVALIDATIONS_KEPT_MAX: usize = 65_536;
+/// Bytes of kept invalidations, roughly.
+pub const INVALIDATIONS_KEPT_BYTES_MAX: usize = 32 * 1_024 * 1_024;
+/// How long an invalidation is kept on the cluster clock.
+pub const INVALIDATIONS_KEPT_MS: Millis = Millis(60 * 60 * 1_000);
+/// Patterns and tags of one invalidation, together; at least one.
+pub const PATTERNS_PER_INVALIDATION_MAX: usize = 256;
+/// Bytes of one pattern or tag, at least 1.
+pub const PATTERN_BYTES_MAX: usize = 1_024;
+
 /// Idempotency records kept.
 pub const REQUESTS_KEPT_MAX: usize = 100_000;
 /// How long an idempotency record is kept on the cluster clock.
@@ -87,6 +132,13 @@ pub struct Limits {
     pub events_kept_bytes: usize,
     pub requests_kept: usize,
     pub expiries_per_apply: usize,
+    pub sessions: usize,
+    pub sessions_per_user: usize,
+    pub locks_per_session: usize,
+    pub messages_kept: usize,
+    pub messages_kept_bytes: usize,
+    pub invalidations_kept: usize,
+    pub invalidations_kept_bytes: usize,
 }
 
 impl Default for Limits {
@@ -103,6 +155,13 @@ impl Default for Limits {
             events_kept_bytes: EVENTS_KEPT_BYTES_MAX,
             requests_kept: REQUESTS_KEPT_MAX,
             expiries_per_apply: EXPIRIES_PER_APPLY_MAX,
+            sessions: SESSIONS_MAX,
+            sessions_per_user: SESSIONS_PER_USER_MAX,
+            locks_per_session: LOCKS_PER_SESSION_MAX,
+            messages_kept: MESSAGES_KEPT_MAX,
+            messages_kept_bytes: MESSAGES_KEPT_BYTES_MAX,
+            invalidations_kept: INVALIDATIONS_KEPT_MAX,
+            invalidations_kept_bytes: INVALIDATIONS_KEPT_BYTES_MAX,
         }
     }
 }
@@ -114,4 +173,12 @@ const _: () = {
     assert!(WAITERS_PER_KEY_MAX <= WAITERS_MAX);
     assert!(KV_KEY_BYTES_MAX + KV_VALUE_BYTES_MAX <= KV_COMMAND_BYTES_MAX);
     assert!(KV_COMMAND_BYTES_MAX <= KV_BYTES_MAX);
+    assert!(SESSION_TTL_MS_MIN.0 < SESSION_TTL_MS_MAX.0);
+    assert!(SESSIONS_PER_USER_MAX <= SESSIONS_MAX);
+    // The work of ending one session stays within that of one apply.
+    assert!(LOCKS_PER_SESSION_MAX <= EXPIRIES_PER_APPLY_MAX);
+    // They fit into a log entry of 4 MiB.
+    assert!(MESSAGES_PER_COMMAND_MAX * (MESSAGE_BYTES_MAX + 1_024) <= 3 * 1_024 * 1_024);
+    assert!(MESSAGES_PER_COMMAND_MAX * MESSAGE_BYTES_MAX <= MESSAGES_KEPT_BYTES_MAX);
+    assert!(PATTERNS_PER_INVALIDATION_MAX * PATTERN_BYTES_MAX <= INVALIDATIONS_KEPT_BYTES_MAX);
 };

@@ -19,6 +19,7 @@ use crate::command::{
     AnnounceLeader, ChangeNode, FormCluster, JoinNode, NodeInfo, NodeRole, NodeStatus, RemoveNode, UpdateNode,
 };
 use crate::limits::{METADATA_BYTES_MAX, NODE_FIELD_BYTES_MAX, NODES_MAX, REASON_BYTES_MAX};
+use crate::mutants::{self, Mutant};
 use crate::state::Effects;
 use crate::table::Object;
 use crate::validate;
@@ -137,7 +138,7 @@ impl State {
         self.nodes.iter().map(|node| &**node).filter(|node| node.is_live())
     }
 
-    fn live_node(&self, id: NodeId) -> Result<&NodeRecord, Refusal> {
+    pub(crate) fn live_node(&self, id: NodeId) -> Result<&NodeRecord, Refusal> {
         self.nodes.get(&id).map(|node| &**node).filter(|node| node.is_live()).ok_or(Refusal::NotFound)
     }
 
@@ -220,9 +221,10 @@ impl State {
         }
         self.check_version(&update.info.version)?;
         let status = match node.status {
-            NodeStatus::Suspect | NodeStatus::Inactive => NodeStatus::Active,
+            NodeStatus::Suspect | NodeStatus::Inactive => self.answering(update.id),
             other => other,
         };
+        let restarted = update.boot > node.boot;
         if node.boot == update.boot && node.info == update.info && node.status == status {
             return Ok(Reply::Done);
         }
@@ -232,6 +234,9 @@ impl State {
             node.status = status;
         });
         self.raise_version();
+        if restarted {
+            self.lose_sockets_of(update.id, out);
+        }
         Ok(Reply::Done)
     }
 
@@ -240,7 +245,11 @@ impl State {
         if node.generation != change.generation {
             return Err(Refusal::StaleGeneration);
         }
-        let status = change.status.unwrap_or(node.status);
+        let status = match change.status {
+            // Who says so knows that it answers, not what an operator wants of it.
+            Some(NodeStatus::Active) => self.answering(change.id),
+            status => status.unwrap_or(node.status),
+        };
         let role = change.role.unwrap_or(node.role);
         if status != node.status && matches!(status, NodeStatus::Left | NodeStatus::Joining) {
             return Err(validate::invalid("status", "must be active, suspect, inactive or draining"));
@@ -257,12 +266,13 @@ impl State {
         self.change(change.id, out, |node| (node.status, node.role) = (status, role));
         if status == NodeStatus::Inactive {
             self.drop_waiters_of(change.id, out);
+            self.lose_sockets_of(change.id, out);
         }
         Ok(Reply::Done)
     }
 
     /// Changes a member, with the bookkeeping and the event that every change has.
-    fn change(&mut self, id: NodeId, out: &mut Effects, change: impl FnOnce(&mut NodeRecord)) {
+    pub(crate) fn change(&mut self, id: NodeId, out: &mut Effects, change: impl FnOnce(&mut NodeRecord)) {
         let now = self.meta.now;
         let event = self.nodes.update(&id, |node| {
             let status = node.status;
@@ -301,7 +311,10 @@ impl State {
         }
         self.forget_left();
         self.raise_version();
+        self.sessions.drains.remove(&remove.id);
+        self.cleared.remove(&remove.id);
         self.drop_waiters_of(remove.id, out);
+        self.lose_sockets_of(remove.id, out);
         Ok(Reply::Done)
     }
 
@@ -328,6 +341,9 @@ impl State {
             return Ok(Reply::Done);
         }
         self.meta.leader = Some((announce.id, announce.term));
+        if mutants::is(Mutant::InvalidationSkipped) && self.offsets.invalidations > 0 {
+            self.offsets.invalidations += 1;
+        }
         self.emit_leader(announce.id, announce.term, out);
         Ok(Reply::Done)
     }

@@ -62,6 +62,9 @@ mutants! {
     WaiterLostInSnapshot "waiter-lost-in-snapshot" "A restored snapshot has no waiters.",
     RetryWithoutKey "retry-without-key" "A retry is executed again in spite of its idempotency key.",
     HashOrderInApply "hash-order-in-apply" "Waiters that are granted together come in a random order.",
+    SessionPlacedTwice "session-placed-twice" "A socket that takes a session over raises no epoch, and nobody is told.",
+    InvalidationSkipped "invalidation-skipped" "A new leader gives an offset of the invalidation log to nothing.",
+    MessageDuplicated "message-duplicated" "A session that is resumed forgets the last message that it got.",
     SingleStepMembership "single-step-membership" "Voters change from one set to the next without a joint step.",
 }
 

@@ -31,7 +31,7 @@ impl State {
         let counted = self.locks.held_by.get(&node).copied().unwrap_or(0);
         let ended = self.deadlines.ended(self.meta.now).filter(|lease| match lease {
             Lease::Grant(token) => self.locks.grants.get(token).is_some_and(|grant| grant.node == node),
-            Lease::Waiter(_) | Lease::Register(_) => false,
+            Lease::Waiter(_) | Lease::Register(_) | Lease::Session(_) => false,
         });
         counted.saturating_sub(ended.count() as u64)
     }

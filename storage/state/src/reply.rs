@@ -6,7 +6,10 @@ use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 
 use crate::command::LockMode;
-use crate::{ClusterId, FencingToken, Millis, NodeId, Revision, Salt, Version, WaiterId};
+use crate::{
+    ClusterId, FencingToken, InvalidationOffset, MessageOffset, Millis, NodeId, Revision, Salt, SessionId,
+    SessionNumber, Version, WaiterId,
+};
 
 /// What a command answered.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,6 +54,45 @@ pub enum Reply {
         /// How many registers `Delete` operations removed.
         deleted: u64,
     },
+    /// [`Command::RegisterSession`](crate::Command::RegisterSession) and
+    /// [`Command::AttachSession`](crate::Command::AttachSession): the session as it stands now.
+    Session(SessionGrant),
+    /// [`Command::MigrateSession`](crate::Command::MigrateSession): where it is asked to go.
+    Migrating {
+        /// The node that shall take it.
+        target: NodeId,
+    },
+    /// [`Command::PublishMessages`](crate::Command::PublishMessages): kept.
+    Published {
+        /// Offset of the first one; the others follow it.
+        first: MessageOffset,
+    },
+    /// [`Command::Invalidate`](crate::Command::Invalidate): in the log.
+    Invalidated {
+        /// Restore epoch.
+        epoch: u16,
+        /// Its place.
+        offset: InvalidationOffset,
+    },
+}
+
+/// A session that a socket may serve.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionGrant {
+    /// Which.
+    pub number: SessionNumber,
+    /// Present id: the one that was asked with, or its successor after a rotation.
+    pub id: SessionId,
+    /// Counts its sockets. Whoever serves a lower one than the state's has lost the session.
+    pub epoch: u64,
+    /// Whose.
+    pub user: String,
+    /// The node that has it, or where it was placed.
+    pub node: NodeId,
+    /// Everything before this offset was delivered, as far as the last report says.
+    pub position: MessageOffset,
+    /// Channels it listens to, sorted.
+    pub channels: Vec<String>,
 }
 
 /// A lock that was granted.
@@ -187,4 +229,24 @@ pub enum Refusal {
         /// What every member understands.
         cluster: Version,
     },
+    /// No live session has this id or number.
+    #[error("no such session")]
+    SessionNotFound,
+    /// Another socket took the session over, here or on another node.
+    #[error("the session has moved")]
+    SessionMoved {
+        /// Where it is now, when it has a socket.
+        node: Option<NodeId>,
+        /// Its epoch there.
+        epoch: u64,
+    },
+    /// The token of a migration is none of this session, was used, or came too late.
+    #[error("the token is not valid")]
+    InvalidToken,
+    /// A session cannot go to this node: it is unknown or not active, or has the session already.
+    #[error("the target node cannot take the session")]
+    InvalidTarget,
+    /// This node is being emptied and takes no new sessions; another one does.
+    #[error("the node is draining")]
+    Draining,
 }

@@ -73,7 +73,9 @@ fn is_kept(command: &Command) -> bool {
         | Command::ChangeNode(_)
         | Command::AnnounceLeader(_)
         | Command::RenewLocks(_)
-        | Command::CancelWait(_) => false,
+        | Command::CancelWait(_)
+        | Command::UpdateSessions(_)
+        | Command::ReportCleared(_) => false,
         Command::FormCluster(_)
         | Command::JoinNode(_)
         | Command::UpdateNode(_)
@@ -81,7 +83,19 @@ fn is_kept(command: &Command) -> bool {
         | Command::AcquireLock(_)
         | Command::ReleaseLock(_)
         | Command::ForceReleaseLock(_)
-        | Command::WriteKv(_) => true,
+        | Command::WriteKv(_)
+        | Command::RegisterSession(_)
+        | Command::AttachSession(_)
+        | Command::EndSession(_)
+        | Command::MigrateSession(_)
+        | Command::RotateSession(_)
+        | Command::DescribeSession(_)
+        | Command::SubscribeSession(_)
+        | Command::PublishMessages(_)
+        | Command::AcquireLockInSession(_)
+        | Command::DrainNode(_)
+        | Command::ResumeNode(_)
+        | Command::Invalidate(_) => true,
     }
 }
 
@@ -114,7 +128,12 @@ impl State {
             self.settle_waiter(waiter, out);
         }
         let outcome = self.requests.live(key.scope, now)?.outcome.clone();
-        if let Command::AcquireLock(acquire) = command {
+        let acquire = match command {
+            Command::AcquireLock(acquire) => Some(acquire),
+            Command::AcquireLockInSession(bound) => Some(&bound.acquire),
+            _ => None,
+        };
+        if let Some(acquire) = acquire {
             let waiter = match outcome {
                 Outcome::Waiting(waiter) => Some(waiter),
                 Outcome::Granted(token) => self.live_grant(token).map(|grant| grant.waiter),
@@ -149,6 +168,9 @@ impl State {
                 Refusal::InvalidArgument { .. }
                 | Refusal::LimitExceeded { .. }
                 | Refusal::NotFormed
+                // Another node, or the same one later, may take the session.
+                | Refusal::Draining
+                | Refusal::InvalidTarget
                 // Here: its node may not queue, so the wait never began. That of a wait which did begin is kept.
                 | Refusal::WaitCancelled,
             ) => return,

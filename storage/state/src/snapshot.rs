@@ -5,12 +5,17 @@ use alloc::string::String;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Lease;
+use crate::invalidations::{ClearedRecord, Invalidation};
 use crate::kv::RegisterRecord;
 use crate::locks::{GrantRecord, Touched, WaiterRecord, Whereabouts};
 use crate::membership::NodeRecord;
 use crate::mutants::{self, Mutant};
 use crate::requests::{Outcome, RequestRecord};
-use crate::state::Meta;
+use crate::ring::{Kept, Ring};
+use crate::sessions::view::Message;
+use crate::sessions::{BindingRecord, DrainRecord, LostRecord, SessionRecord};
+use crate::state::{Meta, Offsets};
+use crate::table::{Object, Table};
 use crate::{Event, State, StateHash, Version};
 
 /// One replicated object. Append-only, like commands: variants are never reordered, reused or changed.
@@ -32,8 +37,24 @@ pub enum Record {
     Event(Event),
     /// A kept answer.
     Request(RequestRecord),
-    /// The cluster's version, once it is later than the first one. At most one, the last.
+    /// The cluster's version, once it is later than the first one. At most one.
     Version(Version),
+    /// The next offsets of the logs of messages and invalidations, once one was given. At most one.
+    Offsets(Offsets),
+    /// A session.
+    Session(SessionRecord),
+    /// A lock or a waiter that ends with a session.
+    Binding(BindingRecord),
+    /// Sockets that died together and are not taken from their sessions yet.
+    Lost(LostRecord),
+    /// A node that is being emptied.
+    Drain(DrainRecord),
+    /// A kept message.
+    Message(Message),
+    /// A kept entry of the invalidation log.
+    Invalidation(Invalidation),
+    /// How far a node has cleared its caches.
+    Cleared(ClearedRecord),
 }
 
 /// Why a sequence of records is no state.
@@ -79,6 +100,22 @@ impl State {
             .chain(self.events.table.iter().map(|event| Record::Event((**event).clone())))
             .chain(self.requests.table.iter().map(|request| Record::Request((**request).clone())))
             .chain((self.version > Version::BASE).then_some(Record::Version(self.version)))
+            .chain(self.later_records())
+    }
+
+    /// Those that came with version 0.2.
+    fn later_records(&self) -> impl Iterator<Item = Record> {
+        let sessions = &self.sessions;
+        let offsets = (self.offsets != Offsets::default()).then_some(Record::Offsets(self.offsets));
+        offsets
+            .into_iter()
+            .chain(sessions.table.iter().map(|session| Record::Session((**session).clone())))
+            .chain(sessions.bindings.table.iter().map(|binding| Record::Binding((**binding).clone())))
+            .chain(sessions.lost.iter().map(|lost| Record::Lost((**lost).clone())))
+            .chain(sessions.drains.iter().map(|drain| Record::Drain((**drain).clone())))
+            .chain(self.messages.table.iter().map(|message| Record::Message((**message).clone())))
+            .chain(self.invalidations.table.iter().map(|entry| Record::Invalidation((**entry).clone())))
+            .chain(self.cleared.iter().map(|cleared| Record::Cleared((**cleared).clone())))
     }
 }
 
@@ -111,6 +148,14 @@ impl StateBuilder {
             Record::Event(_) => 5,
             Record::Request(_) => 6,
             Record::Version(_) => 7,
+            Record::Offsets(_) => 8,
+            Record::Session(_) => 9,
+            Record::Binding(_) => 10,
+            Record::Lost(_) => 11,
+            Record::Drain(_) => 12,
+            Record::Message(_) => 13,
+            Record::Invalidation(_) => 14,
+            Record::Cleared(_) => 15,
         };
         let in_stage = if self.pushed == 0 { stage == 0 } else { stage > 0 && stage >= self.stage };
         let position = self.pushed;
@@ -201,9 +246,61 @@ impl StateBuilder {
                 state.version = version;
                 return first;
             }
+            later => return insert_later(state, later),
         }
         true
     }
+}
+
+/// The same for the records that came with version 0.2.
+fn insert_later(state: &mut State, record: Record) -> bool {
+    match record {
+        Record::Offsets(offsets) => {
+            let first = state.offsets == Offsets::default() && offsets != Offsets::default();
+            state.offsets = offsets;
+            first
+        }
+        Record::Session(session) => {
+            let follows = state.sessions.table.last().is_none_or(|last| last.number < session.number);
+            if follows {
+                let lease = Lease::Session(session.number);
+                session.deadline.into_iter().for_each(|at| state.deadlines.add(at, lease.clone()));
+                state.sessions.insert(session);
+            }
+            follows
+        }
+        Record::Binding(binding) => {
+            let bindings = &mut state.sessions.bindings;
+            let follows = bindings.table.last().is_none_or(|last| last.key() < binding.key());
+            if follows {
+                bindings.insert(binding.session, binding.waiter);
+            }
+            follows
+        }
+        Record::Lost(lost) => push(&mut state.sessions.lost, lost),
+        Record::Drain(drain) => push(&mut state.sessions.drains, drain),
+        Record::Message(message) => restore_kept(&mut state.messages, message),
+        Record::Invalidation(entry) => restore_kept(&mut state.invalidations, entry),
+        Record::Cleared(cleared) => push(&mut state.cleared, cleared),
+        _ => false,
+    }
+}
+
+/// Whether an object comes after the last one of its table and was inserted.
+fn push<T: Object>(table: &mut Table<T>, object: T) -> bool {
+    let follows = table.last().is_none_or(|last| last.key() < object.key());
+    if follows {
+        table.insert(object);
+    }
+    follows
+}
+
+fn restore_kept<T: Kept>(ring: &mut Ring<T>, entry: T) -> bool {
+    let follows = ring.table.last().is_none_or(|last| last.key() < entry.key());
+    if follows {
+        ring.restore(alloc::sync::Arc::new(entry));
+    }
+    follows
 }
 
 fn restore_request(state: &mut State, request: RequestRecord) -> bool {

@@ -6,15 +6,18 @@ use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::{Deadlines, Lease};
-use crate::command::AppliedAt;
-use crate::event::ReleaseCause;
+use crate::command::{AppliedAt, SessionEnd};
+use crate::event::{Appended, ReleaseCause};
+use crate::invalidations::{ClearedRecord, Invalidation};
 use crate::kv::Registers;
-use crate::limits::Limits;
+use crate::limits::{INVALIDATIONS_KEPT_MS, Limits, MESSAGES_KEPT_MS};
 use crate::locks::Locks;
 use crate::membership::NodeRecord;
 use crate::mutants::{self, Mutant};
 use crate::requests::Requests;
 use crate::ring::Ring;
+use crate::sessions::Sessions;
+use crate::sessions::view::Message;
 use crate::table::{Table, hash_of};
 use crate::{
     Applied, ClusterId, Command, Entry, Event, EventKind, FencingToken, LogIndex, Millis, NodeId, Notice,
@@ -31,12 +34,29 @@ pub struct State {
     pub(crate) nodes: Table<NodeRecord>,
     pub(crate) locks: Locks,
     pub(crate) registers: Registers,
-    pub(crate) events: Ring,
+    pub(crate) events: Ring<Event>,
     pub(crate) requests: Requests,
     pub(crate) deadlines: Deadlines,
     pub(crate) limits: Limits,
     /// See [`State::cluster_version`]. Not a field of `Meta`: a record of its own says it, and none does at first.
     pub(crate) version: Version,
+    pub(crate) sessions: Sessions,
+    pub(crate) messages: Ring<Message>,
+    pub(crate) invalidations: Ring<Invalidation>,
+    pub(crate) cleared: Table<ClearedRecord>,
+    pub(crate) offsets: Offsets,
+}
+
+/// The offsets that the next entries of the logs get. Not fields of `Meta`, whose bytes are fixed: a record of their own
+/// says them, and there is none before the first entry.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Offsets {
+    pub(crate) messages: u64,
+    pub(crate) invalidations: u64,
+}
+
+impl Offsets {
+    pub(crate) const TAG: u8 = 9;
 }
 
 /// Identity, clock and counters: everything that is not an object of a table.
@@ -86,6 +106,13 @@ impl Meta {
 pub(crate) struct Effects {
     pub(crate) events: Vec<Arc<Event>>,
     pub(crate) notices: Vec<Notice>,
+    pub(crate) appended: Appended,
+}
+
+impl Effects {
+    fn with(self, reply: Reply) -> Applied {
+        Applied { reply, events: self.events, notices: self.notices, appended: self.appended }
+    }
 }
 
 /// How many objects are live: ended ones that still await clean-up are not counted.
@@ -118,13 +145,13 @@ impl State {
     pub fn apply(&mut self, entry: Entry) -> Applied {
         let mut out = Effects::default();
         if entry.index <= self.meta.applied {
-            return Applied { reply: Reply::Done, events: out.events, notices: out.notices };
+            return out.with(Reply::Done);
         }
         self.meta.applied = entry.index;
         self.meta.now = self.meta.now.max(entry.at);
         self.clean_up(&mut out);
         let reply = self.answer(entry.request, &mut out);
-        Applied { reply, events: out.events, notices: out.notices }
+        out.with(reply)
     }
 
     /// Every command, and who judges it.
@@ -152,6 +179,20 @@ impl State {
             }
             Command::ForceReleaseLock(force) => self.force_release(&force, out),
             Command::WriteKv(write) => self.write_kv(write),
+            Command::RegisterSession(register) => self.register_session(register, out),
+            Command::AttachSession(attach) => self.attach_session(&attach, out),
+            Command::UpdateSessions(updates) => self.update_sessions(&updates, out),
+            Command::EndSession(end) => self.end_session_by(&end, out),
+            Command::MigrateSession(migrate) => self.migrate_session(&migrate, out),
+            Command::RotateSession(rotate) => self.rotate_session(&rotate),
+            Command::DescribeSession(describe) => self.describe_session(describe),
+            Command::SubscribeSession(subscribe) => self.subscribe_session(&subscribe),
+            Command::PublishMessages(publish) => self.publish(publish, out),
+            Command::AcquireLockInSession(acquire) => self.acquire_in_session(acquire, scope, out),
+            Command::DrainNode(drain) => self.drain_node(&drain, out),
+            Command::ResumeNode(resume) => self.resume_node(&resume, out),
+            Command::Invalidate(invalidate) => self.invalidate(invalidate, out),
+            Command::ReportCleared(report) => self.report_cleared(&report, out),
         }
     }
 
@@ -168,7 +209,8 @@ impl State {
     /// When something ends next. In the past while a bounded clean-up left something over, so that the next
     /// [`Command::Tick`] is due at once.
     pub fn next_deadline(&self) -> Option<Millis> {
-        self.deadlines.next()
+        let lost = self.sessions.lost.first().map(|lost| lost.at);
+        self.deadlines.next().into_iter().chain(lost).min()
     }
 
     /// Version of what [`hash`](Self::hash) covers and how: hashes of different versions say nothing about each
@@ -186,8 +228,22 @@ impl State {
             self.events.table.hash(),
             self.requests.table.hash(),
         ];
+        // What came later adds nothing as long as there is nothing of it.
         let version = if self.version > Version::BASE { hash_of(Version::TAG, &self.version) } else { 0 };
-        StateHash(hashes.into_iter().fold(version, u128::wrapping_add).to_be_bytes())
+        let offsets =
+            if self.offsets == Offsets::default() { 0 } else { hash_of(Offsets::TAG, &self.offsets) };
+        let later = [
+            version,
+            offsets,
+            self.sessions.table.hash(),
+            self.sessions.bindings.table.hash(),
+            self.sessions.lost.hash(),
+            self.sessions.drains.hash(),
+            self.messages.table.hash(),
+            self.invalidations.table.hash(),
+            self.cleared.hash(),
+        ];
+        StateHash(hashes.into_iter().chain(later).fold(0, u128::wrapping_add).to_be_bytes())
     }
 
     /// Whether the first entry of the cluster was applied.
@@ -199,21 +255,28 @@ impl State {
         let offset = crate::EventOffset(self.meta.next_event);
         let event = Arc::new(Event { offset, at: self.meta.now, kind });
         self.meta.next_event += 1;
-        self.events.push(Arc::clone(&event), &self.limits);
+        out.appended.cleared |= matches!(
+            event.kind,
+            EventKind::NodeJoin { .. } | EventKind::NodeLeave { .. } | EventKind::NodeUpdate { .. }
+        );
+        self.events.push_event(Arc::clone(&event), &self.limits);
         out.events.push(event);
     }
 
     /// Whether something has ended that the bounded clean-up did not reach.
     pub(crate) fn has_leftovers(&self) -> bool {
-        self.deadlines.first_ended(self.meta.now).is_some()
+        self.deadlines.first_ended(self.meta.now).is_some() || self.sessions.lost.first().is_some()
     }
 
     /// Ends what has ended, in order of deadline and up to the bound. All of it is taken out before anything
     /// is granted, so a waiter whose time is over never gets what ended with it.
     fn clean_up(&mut self, out: &mut Effects) {
+        self.detach_lost(out);
         let mut touched = crate::locks::Touched::new();
-        let mut departed = Vec::new();
-        for _ in 0..self.limits.expiries_per_apply {
+        let (mut departed, mut bereaved) = (Vec::new(), Vec::new());
+        let mut left = self.limits.expiries_per_apply;
+        while left > 0 {
+            left -= 1;
             match self.deadlines.first_ended(self.meta.now).cloned() {
                 None => break,
                 Some(Lease::Grant(token)) => {
@@ -221,11 +284,19 @@ impl State {
                 }
                 Some(Lease::Waiter(index)) => departed.extend(self.depart(index, &mut touched)),
                 Some(Lease::Register(key)) => self.drop_register(&key),
+                Some(Lease::Session(number)) => {
+                    let cause = SessionEnd::Expired;
+                    let bound = self.end_session(number, cause, &mut touched, &mut bereaved, out);
+                    left = left.saturating_sub(bound);
+                }
             }
         }
+        bereaved.into_iter().for_each(|departed| self.refuse(departed, Refusal::WaitCancelled, out));
         departed.into_iter().for_each(|departed| self.refuse_timed_out(departed, out));
         self.wake(touched, out);
         self.requests.forget_old(self.meta.now);
+        self.messages.forget_old(self.meta.now, MESSAGES_KEPT_MS);
+        self.invalidations.forget_old(self.meta.now, INVALIDATIONS_KEPT_MS);
     }
 
     pub(crate) fn live_totals(&self) -> Totals {
@@ -239,6 +310,7 @@ impl State {
             match lease {
                 Lease::Grant(_) => totals.grants -= 1,
                 Lease::Waiter(_) => totals.waiters -= 1,
+                Lease::Session(_) => {}
                 Lease::Register(key) => {
                     totals.registers -= 1;
                     totals.register_bytes -= self.registers.table.get(key).map_or(0, |record| record.size());

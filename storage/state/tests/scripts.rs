@@ -15,7 +15,10 @@ use std::path::{Path, PathBuf};
 
 use goldenscript::{Argument, ArgumentConsumer, Context};
 use ovncp_state::limits::Limits;
-use ovncp_state::{EventOffset, Millis, NodeId, State, WaiterId};
+use ovncp_state::{
+    EventOffset, InvalidationOffset, MessageOffset, Millis, NodeId, SessionFilter, SessionId, SessionNumber,
+    State, WaiterId,
+};
 
 mod support;
 
@@ -150,6 +153,74 @@ impl Runner {
                     Err(reset) => format!("reset: kept are {}..{}", reset.first, reset.next),
                 }
             }
+            other => return self.later(other, args),
+        })
+    }
+
+    /// Sessions, messages and invalidations.
+    fn later(&self, name: &str, args: &mut ArgumentConsumer<'_>) -> Result<String, Box<dyn Error>> {
+        let state = &self.checked.state;
+        let limit = args.take_key("limit").map_or(Ok(100), str::parse)?;
+        Ok(match name {
+            "sessions" => {
+                let user = args.take_key("user");
+                let node = args.take_key("on").map(str::parse).transpose()?.map(NodeId);
+                let after = args.take_key("after").map(str::parse).transpose()?.map(SessionNumber);
+                let listed = state.sessions(after, limit, SessionFilter { user, node });
+                format!("of {}: {}", state.sessions_len(), lines(listed.iter().map(show::session)))
+            }
+            "session" => {
+                let which = args.next_pos().ok_or("which?")?;
+                let found = which.parse().map_or_else(
+                    |_| state.session_by_id(&SessionId(parse::word(which))),
+                    |number| state.session(SessionNumber(number)),
+                );
+                found.map_or_else(|| format!("no session {which}"), |session| show::session(&session))
+            }
+            "load" => {
+                let node = NodeId(args.next_pos().ok_or("whose?")?.parse()?);
+                let totals = state.session_totals(node);
+                format!("node {node}: {} known, {} attached", totals.known, totals.attached)
+            }
+            "place" => {
+                let without = args.take_key("without").map(str::parse).transpose()?.map(NodeId);
+                let keys = std::iter::from_fn(|| args.next_pos());
+                let placed = keys.map(|key| state.place(key.as_bytes(), without));
+                let placed: Vec<_> =
+                    placed.map(|node| node.map_or("none".to_string(), |node| node.to_string())).collect();
+                placed.join(" ")
+            }
+            "drained" => {
+                let node = NodeId(args.next_pos().ok_or("which?")?.parse()?);
+                state.drain(node).map_or_else(
+                    || format!("node {node} does not drain"),
+                    |drain| {
+                        let (since, total, left) = (drain.since, drain.total, drain.left);
+                        format!(
+                            "node {node} since {since}: {left} of {total} left, {} per second",
+                            drain.rate_per_s
+                        )
+                    },
+                )
+            }
+            "messages" => {
+                let since = MessageOffset(args.next_pos().unwrap_or("0").parse()?);
+                match state.messages(since, limit) {
+                    Ok(messages) => lines(messages.iter().map(|message| show::message(message))),
+                    Err(reset) => show::reset(&reset),
+                }
+            }
+            "invalidations" => {
+                let since = InvalidationOffset(args.next_pos().unwrap_or("0").parse()?);
+                match state.invalidations(since, limit) {
+                    Ok(entries) => lines(entries.iter().map(|entry| show::invalidation(entry))),
+                    Err(reset) => show::reset(&reset),
+                }
+            }
+            "reports" => {
+                let reports = state.cleared();
+                lines(reports.iter().map(|(node, next)| format!("node {node} has cleared up to {next}")))
+            }
             other => return Err(format!("unknown command {other}").into()),
         })
     }
@@ -171,6 +242,13 @@ fn bounds(args: &mut ArgumentConsumer<'_>) -> Result<Limits, Box<dyn Error>> {
             "events_kept_bytes" => &mut limits.events_kept_bytes,
             "requests_kept" => &mut limits.requests_kept,
             "expiries_per_apply" => &mut limits.expiries_per_apply,
+            "sessions" => &mut limits.sessions,
+            "sessions_per_user" => &mut limits.sessions_per_user,
+            "locks_per_session" => &mut limits.locks_per_session,
+            "messages_kept" => &mut limits.messages_kept,
+            "messages_kept_bytes" => &mut limits.messages_kept_bytes,
+            "invalidations_kept" => &mut limits.invalidations_kept,
+            "invalidations_kept_bytes" => &mut limits.invalidations_kept_bytes,
             other => return Err(format!("unknown limit {other}").into()),
         } = value;
     }
@@ -227,4 +305,4 @@ macro_rules! folders {
     };
 }
 
-folders!(events, kv, limits, locks, membership, requests, snapshot, time);
+folders!(events, invalidations, kv, limits, locks, membership, messages, requests, sessions, snapshot, time);

@@ -82,6 +82,7 @@ impl State {
         self.locks.discount(grant.node);
         self.deadlines.remove(grant.deadline, Lease::Grant(token));
         self.locks.by_waiter.remove(&grant.waiter);
+        self.sessions.bindings.remove(grant.waiter);
         for key in &grant.keys {
             if let Some(state) = self.locks.keys.get_mut(key) {
                 state.holders.remove(token);
@@ -101,8 +102,13 @@ impl State {
         touched.extend(grant.keys);
     }
 
-    /// A grant whose lease has not ended.
+    /// A grant whose lease has not ended, and no session that it is bound to.
     pub(crate) fn live_grant(&self, token: FencingToken) -> Option<&Arc<GrantRecord>> {
+        self.live_lease(token).filter(|grant| !self.outlived(grant.waiter))
+    }
+
+    /// A grant whose lease has not ended.
+    pub(crate) fn live_lease(&self, token: FencingToken) -> Option<&Arc<GrantRecord>> {
         self.locks.grants.get(&token).filter(|grant| grant.deadline > self.meta.now)
     }
 

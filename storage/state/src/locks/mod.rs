@@ -22,7 +22,7 @@ mod queue;
 mod renew;
 mod view;
 
-pub(crate) use queue::Touched;
+pub(crate) use queue::{Departed, Touched};
 
 use alloc::collections::BTreeMap;
 use alloc::string::String;

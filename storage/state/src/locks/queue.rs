@@ -147,7 +147,7 @@ impl State {
     fn end_ended_on(&mut self, key: &Name, touched: &mut Touched, out: &mut Effects) {
         let now = self.meta.now;
         let Some(state) = self.locks.keys.get(key) else { return };
-        let has_ended = |grant: &GrantRecord| grant.deadline <= now;
+        let has_ended = |grant: &GrantRecord| grant.deadline <= now || self.outlived(grant.waiter);
         let tokens: Vec<_> = state
             .holders
             .tokens()
@@ -156,14 +156,30 @@ impl State {
         let waiters: Vec<_> = self
             .locks
             .queue_of(key.as_str())
-            .filter(|(_, place): &(_, Place)| place.deadline <= now)
-            .map(|(index, _)| index)
+            .filter(|(index, place): &(_, Place)| place.deadline <= now || self.is_bereaved(*index))
+            .map(|(index, place)| (index, place.deadline))
             .collect();
         for token in tokens {
-            self.end_grant(token, ReleaseCause::Expired, "", touched, out);
+            let timed_out = self.live_lease(token).is_none();
+            let cause = if timed_out { ReleaseCause::Expired } else { ReleaseCause::SessionEnded };
+            self.end_grant(token, cause, "", touched, out);
         }
-        let departed: Vec<_> = waiters.into_iter().filter_map(|index| self.depart(index, touched)).collect();
-        departed.into_iter().for_each(|departed| self.refuse_timed_out(departed, out));
+        let departed: Vec<_> = waiters
+            .into_iter()
+            .filter_map(|(index, deadline)| Some((self.depart(index, touched)?, deadline)))
+            .collect();
+        for (departed, deadline) in departed {
+            if deadline <= now {
+                self.refuse_timed_out(departed, out);
+            } else {
+                self.refuse(departed, Refusal::WaitCancelled, out);
+            }
+        }
+    }
+
+    /// Whether a waiter is bound to a session that is over.
+    fn is_bereaved(&self, index: LogIndex) -> bool {
+        self.locks.waiters.get(&index).is_some_and(|waiter| self.outlived(waiter.waiter))
     }
 
     /// Takes a waiter out of every table.
@@ -183,6 +199,7 @@ impl State {
     /// Tells a departed waiter why it gets nothing: the one notice it ever gets.
     pub(crate) fn refuse(&mut self, departed: Departed, refusal: Refusal, out: &mut Effects) {
         let waiter = departed.waiter;
+        self.sessions.bindings.remove(waiter.waiter);
         let outcome = Outcome::Reply(Reply::Refused(refusal.clone()));
         self.requests.settle(waiter.scope, outcome, self.meta.applied_at(), &self.limits);
         out.notices.push(Notice { waiter: waiter.waiter, node: waiter.node, outcome: Err(refusal) });

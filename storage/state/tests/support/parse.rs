@@ -5,13 +5,16 @@ use std::str::FromStr;
 
 use goldenscript::ArgumentConsumer;
 use ovncp_state::command::{
-    AcquireLock, AnnounceLeader, CancelWait, ChangeNode, ForceReleaseLock, FormCluster, JoinNode,
-    KvCondition, KvExpect, KvOperation, LockMode, NodeInfo, NodeRole, NodeStatus, ReleaseLock, RemoveNode,
-    RenewLock, UpdateNode, WriteKv,
+    AcquireLock, AcquireLockInSession, AnnounceLeader, AttachSession, CancelWait, ChangeNode,
+    DescribeSession, DrainNode, EndSession, ForceReleaseLock, FormCluster, Invalidate, JoinNode, KvCondition,
+    KvExpect, KvOperation, LockMode, MigrateSession, NewMessage, NodeInfo, NodeRole, NodeStatus,
+    PublishMessages, Recipient, RegisterSession, ReleaseLock, RemoveNode, RenewLock, ReportCleared,
+    ResumeNode, RotateSession, SessionEnd, SessionUpdate, SubscribeSession, UpdateNode, UpdateSessions,
+    WriteKv,
 };
 use ovncp_state::{
-    ClusterId, Command, FencingToken, Incarnation, Millis, NodeId, Request, RequestKey, Revision, Salt,
-    SecretHash, WaiterId,
+    ClusterId, Command, FencingToken, Incarnation, InvalidationOffset, MessageOffset, Millis, NodeId,
+    Request, RequestKey, Revision, Salt, SecretHash, SessionId, SessionNumber, WaiterId,
 };
 
 type Parsed<T> = Result<T, Box<dyn Error>>;
@@ -93,10 +96,139 @@ pub fn request(name: &str, args: &mut ArgumentConsumer<'_>) -> Parsed<Option<Req
             token: parsed(args, "token")?.map(FencingToken),
         }),
         "put" | "delete" | "write" => write(name, args)?,
-        _ => return Ok(None),
+        _ => match later(name, args)? {
+            Some(command) => command,
+            None => return Ok(None),
+        },
     };
     args.reject_next()?;
     Ok(Some(Request { idempotency, command }))
+}
+
+/// Sessions, messages and invalidations.
+fn later(name: &str, args: &mut ArgumentConsumer<'_>) -> Parsed<Option<Command>> {
+    let time = |args: &mut ArgumentConsumer<'_>, key: &str| args.take_key(key).map(millis).transpose();
+    let id = |word: &str| SessionId(self::word(word));
+    let list = |words: Option<&str>| -> Vec<String> {
+        words.into_iter().flat_map(|words| words.split('+')).map(text).collect()
+    };
+    Ok(Some(match name {
+        // register ID [user=U] [on=NODE] [ttl=T] [metadata=M]
+        "register" => Command::RegisterSession(RegisterSession {
+            id: id(next(args)?),
+            user: text(args.take_key("user").unwrap_or("alice")),
+            socket: parsed(args, "on")?.map(NodeId),
+            ttl: time(args, "ttl")?.unwrap_or(Millis(60_000)),
+            metadata: args.take_key("metadata").map(text),
+        }),
+        // attach ID on=NODE [token=T] [ttl=T]
+        "attach" => Command::AttachSession(AttachSession {
+            id: id(next(args)?),
+            node: NodeId(parsed(args, "on")?.ok_or("on is missing")?),
+            token: args.take_key("token").map(|token| SecretHash(word(token))),
+            ttl: time(args, "ttl")?.unwrap_or(Millis(60_000)),
+        }),
+        // report NUMBER/EPOCH... on=NODE [idle=T] [position=N] [detach=true] [count=N]
+        "report" => {
+            let (idle, position) = (time(args, "idle")?.unwrap_or_default(), parsed(args, "position")?);
+            let (detach, count) = (parsed(args, "detach")?.unwrap_or(false), parsed(args, "count")?);
+            let node = NodeId(parsed(args, "on")?.unwrap_or(1));
+            let mut updates = Vec::new();
+            for which in rest(args) {
+                let (number, epoch) = which.split_once('/').unwrap_or((which, "1"));
+                updates.push(SessionUpdate {
+                    number: SessionNumber(number.parse()?),
+                    epoch: epoch.parse()?,
+                    idle,
+                    position: MessageOffset(position.unwrap_or(0)),
+                    detach,
+                });
+            }
+            let all = updates.len() * count.unwrap_or(1);
+            Command::UpdateSessions(UpdateSessions {
+                node,
+                updates: updates.into_iter().cycle().take(all).collect(),
+            })
+        }
+        "end" => Command::EndSession(EndSession {
+            number: SessionNumber(next(args)?.parse()?),
+            epoch: parsed(args, "epoch")?,
+            cause: match args.take_key("cause") {
+                Some("expired") => SessionEnd::Expired,
+                _ => SessionEnd::Closed,
+            },
+        }),
+        // migrate NUMBER [to=NODE] [epoch=N] token=T [valid=T]
+        "migrate" => {
+            let token = args.take_key("token").unwrap_or("token");
+            Command::MigrateSession(MigrateSession {
+                number: SessionNumber(next(args)?.parse()?),
+                epoch: parsed(args, "epoch")?,
+                target: parsed(args, "to")?.map(NodeId),
+                token: SecretHash(word(token)),
+                salt: Salt(word(token)),
+                valid: time(args, "valid")?.unwrap_or(Millis(30_000)),
+            })
+        }
+        "rotate" => Command::RotateSession(RotateSession {
+            id: id(next(args)?),
+            next: id(next(args)?),
+            overlap: time(args, "overlap")?.unwrap_or(Millis(60_000)),
+        }),
+        "describe" => Command::DescribeSession(DescribeSession {
+            number: SessionNumber(next(args)?.parse()?),
+            metadata: args.next_pos().map(text),
+        }),
+        // subscribe NUMBER [epoch=N] [add=A+B] [remove=C]
+        "subscribe" => Command::SubscribeSession(SubscribeSession {
+            number: SessionNumber(next(args)?.parse()?),
+            epoch: parsed(args, "epoch")?.unwrap_or(1),
+            add: list(args.take_key("add")),
+            remove: list(args.take_key("remove")),
+        }),
+        // publish session/7/DATA user/alice/DATA channel/news/DATA [from=N]
+        "publish" => {
+            let from = parsed(args, "from")?.map(SessionNumber);
+            let mut messages = Vec::new();
+            for part in rest(args) {
+                let (to, data) = match part.split('/').collect::<Vec<_>>()[..] {
+                    ["session", number, data] => (Recipient::Session(SessionNumber(number.parse()?)), data),
+                    ["user", user, data] => (Recipient::User(text(user)), data),
+                    ["channel", name, data] => (Recipient::Channel(text(name)), data),
+                    _ => return Err(format!("cannot read {part}").into()),
+                };
+                messages.push(NewMessage { to, data: text(data), from });
+            }
+            Command::PublishMessages(PublishMessages { messages })
+        }
+        // bind SESSION KEYS... as acquire
+        "bind" => {
+            let session = id(next(args)?);
+            let Command::AcquireLock(acquire) = acquire(args)? else { unreachable!("it is an acquire") };
+            Command::AcquireLockInSession(AcquireLockInSession { acquire, session })
+        }
+        "drain" => Command::DrainNode(DrainNode {
+            id: NodeId(next(args)?.parse()?),
+            rate_per_s: parsed(args, "rate")?.unwrap_or(50),
+        }),
+        "resume" => Command::ResumeNode(ResumeNode { id: NodeId(next(args)?.parse()?) }),
+        // invalidate PATTERN... [tags=A+B] [on=NODE] [waited=true] [count=N]
+        "invalidate" => {
+            let tags = list(args.take_key("tags"));
+            let (origin, waited_for) =
+                (NodeId(parsed(args, "on")?.unwrap_or(1)), parsed(args, "waited")?.unwrap_or(false));
+            let count = parsed(args, "count")?.unwrap_or(1);
+            let patterns: Vec<_> = rest(args).into_iter().map(text).collect();
+            let all = patterns.len() * count;
+            let patterns = patterns.into_iter().cycle().take(all).collect();
+            Command::Invalidate(Invalidate { patterns, tags, origin, waited_for })
+        }
+        "cleared" => Command::ReportCleared(ReportCleared {
+            node: NodeId(next(args)?.parse()?),
+            next: InvalidationOffset(next(args)?.parse()?),
+        }),
+        _ => return Ok(None),
+    }))
 }
 
 fn form(args: &mut ArgumentConsumer<'_>) -> Parsed<Command> {

@@ -2,8 +2,11 @@
 
 use std::fmt::Write as _;
 
-use ovncp_state::command::LockMode;
+use ovncp_state::command::{LockMode, Recipient};
+use ovncp_state::event::NodeRef;
+use ovncp_state::invalidations::Invalidation;
 use ovncp_state::reply::{Grant, Holder};
+use ovncp_state::sessions::view::{LogReset, Message, SessionView};
 use ovncp_state::view::{ClusterView, KvMeta, LockView, NodeView};
 use ovncp_state::{Applied, Event, EventKind, Notice, Refusal, Reply};
 
@@ -47,6 +50,10 @@ pub fn applied(applied: &Applied) -> String {
     out
 }
 
+pub fn reset<O: std::fmt::Display>(reset: &LogReset<O>) -> String {
+    format!("reset: kept are {}..{}", reset.first, reset.next)
+}
+
 fn grant(grant: &Grant) -> String {
     let mut out = format!(
         "granted {}{} to {}: token {}, ttl {}",
@@ -63,6 +70,10 @@ fn grant(grant: &Grant) -> String {
         let _ = write!(out, ", salt {}", word(&salt.0));
     }
     out
+}
+
+fn listed(names: &[String]) -> String {
+    if names.is_empty() { "-".to_string() } else { names.join("+") }
 }
 
 pub fn reply(reply: &Reply) -> String {
@@ -85,6 +96,19 @@ pub fn reply(reply: &Reply) -> String {
             format!("force-released tokens {}", tokens.join(", "))
         }
         Reply::Written { revision, deleted } => format!("written at revision {revision}, deleted {deleted}"),
+        Reply::Session(grant) => format!(
+            "session {} {} of {} on {}, epoch {}, position {}, channels {}",
+            grant.number,
+            word(&grant.id.0),
+            grant.user,
+            grant.node,
+            grant.epoch,
+            grant.position,
+            listed(&grant.channels)
+        ),
+        Reply::Migrating { target } => format!("migrating to {target}"),
+        Reply::Published { first } => format!("published at {first}"),
+        Reply::Invalidated { epoch, offset } => format!("invalidated at {epoch}:{offset}"),
     }
 }
 
@@ -112,6 +136,10 @@ pub fn refusal(refusal: &Refusal) -> String {
             format!("revision_mismatch {} is {current}", bytes(key))
         }
         Refusal::NameTaken { name } => format!("name_taken {name}"),
+        Refusal::SessionMoved { node, epoch } => {
+            let node = node.map_or_else(|| "nowhere".to_string(), |node| format!("to {node}"));
+            format!("session_moved {node}, epoch {epoch}")
+        }
         other => snake(other),
     }
 }
@@ -131,8 +159,77 @@ pub fn event(event: &Event) -> String {
             let reason = if reason.is_empty() { String::new() } else { format!(" \"{reason}\"") };
             format!("lock_{} {} {owner} token {token} held {held}{reason}", snake(cause), keys.join("+"))
         }
+        EventKind::SessionRegistered { number, node } => {
+            format!("session_registered {number} on {}", self::node_ref(node))
+        }
+        EventKind::SessionAttached { number, node, epoch, from } => {
+            let from = from.as_ref().map_or_else(String::new, |from| format!(" from {}", node_ref(from)));
+            format!("session_attached {number} on {} epoch {epoch}{from}", node_ref(node))
+        }
+        EventKind::SessionDetached { number, node, epoch } => {
+            format!("session_detached {number} on {} epoch {epoch}", node_ref(node))
+        }
+        EventKind::SessionMigrating { number, node, epoch, target } => {
+            let (node, target) = (node_ref(node), node_ref(target));
+            format!("session_migrating {number} on {node} epoch {epoch} to {target}")
+        }
+        EventKind::SessionEnded { number, node, epoch, cause } => {
+            format!("session_ended {number} on {} epoch {epoch} {}", node_ref(node), snake(cause))
+        }
+        EventKind::Invalidated { offset, patterns, tags, origin } => {
+            let (patterns, tags) = (listed(patterns), listed(tags));
+            format!("invalidated {offset} {patterns} tags {tags} by {}", node_ref(origin))
+        }
     };
     format!("event {} at {}: {what}", event.offset, event.at)
+}
+
+fn node_ref(node: &NodeRef) -> String {
+    format!("{} {}", node.id, node.name)
+}
+
+pub fn session(view: &SessionView) -> String {
+    let mut out = format!(
+        "{} {} of {} on {} {} epoch {}, created {}, active {}, ttl {}, position {}, channels {}",
+        view.number,
+        word(&view.id.0),
+        view.user,
+        view.node,
+        if view.attached { "attached" } else { "detached" },
+        view.epoch,
+        view.created_at,
+        view.last_activity,
+        view.ttl,
+        view.position,
+        listed(&view.channels)
+    );
+    if let Some(expires) = view.expires {
+        let _ = write!(out, ", expires {expires}");
+    }
+    if let Some(metadata) = &view.metadata {
+        let _ = write!(out, ", metadata {metadata}");
+    }
+    if let Some(migration) = &view.migration {
+        let salt = word(&migration.salt.0);
+        let _ = write!(out, ", migrating to {} by {salt} until {}", migration.target, migration.deadline);
+    }
+    out
+}
+
+pub fn message(message: &Message) -> String {
+    let to = match &message.to {
+        Recipient::Session(number) => format!("session {number}"),
+        Recipient::User(user) => format!("user {user}"),
+        Recipient::Channel(name) => format!("channel {name}"),
+    };
+    let from = message.from.map_or_else(String::new, |from| format!(" from {from}"));
+    format!("{} at {} to {to}: {}{from}", message.offset, message.at, message.data)
+}
+
+pub fn invalidation(entry: &Invalidation) -> String {
+    let waited = if entry.waited_for { ", waited for" } else { "" };
+    let (patterns, tags) = (listed(&entry.patterns), listed(&entry.tags));
+    format!("{} at {}: {patterns} tags {tags} by {}{waited}", entry.offset, entry.at, entry.origin)
 }
 
 fn notice(notice: &Notice) -> String {
