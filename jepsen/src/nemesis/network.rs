@@ -116,7 +116,7 @@ fn impairment(kind: NemesisKind, rng: &mut impl Rng) -> Impairment {
             let probability = percent(step([5, 10, 25, 50]));
             Impairment::Reorder { probability, by: Duration::from_millis(step([2, 5, 10, 30])) }
         }
-        NemesisKind::Rate => Impairment::Rate { bytes_per_second: 1_000 * step([16, 32, 64, 256]) },
+        NemesisKind::Rate => Impairment::Rate { bytes_per_second: 1_000 * step([16, 32, 64, 128]) },
         _ => Impairment::Cut,
     }
 }

@@ -55,6 +55,8 @@ pub type Pair = (String, String);
 
 /// A frame that waits longer than this for its turn under [`Impairment::Rate`] is dropped, as by a full queue.
 const RATE_QUEUE_MAX: Duration = Duration::from_millis(500);
+/// A frame that comes later than this because of a rate was hit by it, whether it waited for others or for its own end.
+const RATE_FELT: Duration = Duration::from_millis(1);
 
 /// Receipt for an impairment; lift it with [`Links::lift`].
 #[derive(Debug, PartialEq, Eq)]
@@ -287,13 +289,13 @@ impl Link {
                 }
                 Impairment::Rate { bytes_per_second } => {
                     let turn = lying.free_at.map_or(now, |free_at| free_at.max(now));
-                    if turn > now {
+                    let takes = Duration::from_secs_f64(bytes as f64 / bytes_per_second.max(1) as f64);
+                    if turn + takes >= now + RATE_FELT {
                         lying.hit(bytes);
                     }
                     if turn > now + RATE_QUEUE_MAX {
                         return Fate::Drop;
                     }
-                    let takes = Duration::from_secs_f64(bytes as f64 / bytes_per_second.max(1) as f64);
                     lying.free_at = Some(turn + takes);
                     due = due.max(turn + takes);
                 }

@@ -111,6 +111,18 @@ fn a_rate_spaces_frames_and_drops_what_would_wait_too_long() {
 }
 
 #[test]
+fn a_rate_hits_a_lonely_frame_that_takes_longer_and_no_faster_one() {
+    let links = Links::new(5);
+    let start = Instant::now();
+    let rate = links.impose(&[pair("a", "b")], Impairment::Rate { bytes_per_second: 128_000 });
+    for (bytes, second) in [(127, 1), (128, 2), (1_400, 3)] {
+        let now = start + Duration::from_secs(second);
+        assert!(matches!(links.judge("a", "b", bytes, now), Fate::Later(due) if due[0] > now));
+    }
+    assert_eq!(links.lift(rate), Hits { frames: 2, bytes: 1_528 });
+}
+
+#[test]
 fn a_stream_respects_what_a_stream_can() {
     let links = Links::new(6);
     assert_eq!(links.stream("a", "b", 10), Stream::default());
