@@ -6,6 +6,7 @@
 //! to nodes from outside, as any Rust program may.
 
 pub mod api;
+pub mod cache;
 pub mod client;
 pub mod config;
 pub mod node;
