@@ -26,6 +26,7 @@ use crate::config::value::join_host_port;
 use crate::config::{Config, ConfigError};
 use crate::services::elections::Elections;
 use crate::services::events::Events;
+use crate::services::invalidations::Invalidations;
 use crate::services::leader_task::LeaderTask;
 use crate::services::locks::Locks;
 use crate::services::membership::Membership;
@@ -67,6 +68,8 @@ pub enum NodeError {
 pub struct Node {
     config: Config,
     group: Group,
+    core: Core,
+    invalidations: Invalidations,
     metrics: Metrics,
     http: TcpListener,
     scrape: TcpListener,
@@ -84,9 +87,18 @@ impl Node {
         let locks = Arc::new(LockMetrics::default());
         let observer = Arc::new(LockObserver(Arc::clone(&locks)));
         let group = Group::start_observed(group_config(&config, http_address.port()), observer).await?;
-        let metrics =
-            Metrics::new(&config.cluster.node_id, group.clone(), locks, http_metrics(&config.server));
-        Ok(Self { config, group, metrics, http, scrape, http_address, metrics_address })
+        let (propose, read) = (config.server.propose_timeout, config.server.read_timeout);
+        let core = Core::new(group.clone(), Patience { propose, read });
+        let invalidations =
+            Invalidations::new(core.clone(), config.server.connections_max, config.cluster.node_timeout);
+        let metrics = Metrics::new(
+            &config.cluster.node_id,
+            group.clone(),
+            locks,
+            Arc::clone(invalidations.metrics()),
+            http_metrics(&config.server),
+        );
+        Ok(Self { config, group, core, invalidations, metrics, http, scrape, http_address, metrics_address })
     }
 
     /// Where HTTP is served.
@@ -107,6 +119,12 @@ impl Node {
         &self.group
     }
 
+    /// The invalidation log, and caches that it clears once the node runs.
+    #[must_use]
+    pub fn invalidations(&self) -> &Invalidations {
+        &self.invalidations
+    }
+
     /// Serves until `shutdown` resolves, then ends in order: no longer ready, leadership, no new connections,
     /// requests in progress, disk. Whoever sends requests to any node, and tries another one when this one is
     /// gone, loses none.
@@ -114,10 +132,7 @@ impl Node {
         let (drain, draining) = watch::channel(false);
         let (close, closing) = watch::channel(false);
         let name = &self.config.cluster.node_id;
-        let core = Core::new(
-            self.group.clone(),
-            Patience { propose: self.config.server.propose_timeout, read: self.config.server.read_timeout },
-        );
+        let core = self.core.clone();
         let health = Health::new(self.group.clone(), draining.clone());
         let lock_metrics = Arc::clone(&self.metrics.locks);
         let locks = Locks::new(core.clone(), Arc::clone(&self.metrics.locks));
@@ -126,6 +141,7 @@ impl Node {
             locks: locks.clone(),
             elections: Elections::new(locks.clone()),
             events: Events::new(core.clone(), self.config.server.connections_max),
+            invalidations: self.invalidations.clone(),
             registers: Registers::new(core.clone()),
             membership: Membership::new(core),
             health: health.clone(),
@@ -133,6 +149,8 @@ impl Node {
             body_timeout: self.config.server.body_timeout,
             draining: draining.clone(),
         });
+        // Until the listener has ended: who waits for a barrier waits for this node, too.
+        let applier = tokio::spawn(self.invalidations.clone().run(closing.clone()));
         let reports = self.report(Elections::new(locks.clone()), draining.clone());
         let http_metrics = Arc::clone(&self.metrics.http);
         let requests_max = self.config.server.concurrent_requests_max;
@@ -158,6 +176,9 @@ impl Node {
         close.send_replace(true);
         if let Err(error) = serving.await {
             tracing::error!(%error, "the HTTP listener ended badly");
+        }
+        if let Err(error) = applier.await {
+            tracing::error!(%error, "the clearing of caches ended badly");
         }
         // It resigns while the group still works.
         if let Err(error) = reports.await {

@@ -169,6 +169,11 @@ impl Group {
         reads::wait_applied(&self.shared, index, Instant::now() + timeout).await
     }
 
+    /// Last entry that this node applied: [`read`](Self::read) sees it.
+    pub fn applied(&self) -> LogIndex {
+        self.shared.replica.applied()
+    }
+
     /// Looks at the local state, as of the returned index. Keep it short: apply waits meanwhile.
     pub fn read<T>(&self, look: impl FnOnce(&State) -> T) -> (LogIndex, T) {
         // Before the look: the state may be newer than the index says, never older.

@@ -111,6 +111,8 @@ codes! {
     ClusterVersion = 409 "cluster_version";
     /// The state of the cluster does not allow it.
     Conflict = 409 "conflict";
+    /// What was asked for is no longer kept, or of another epoch: forget what you keep and go on with `first`.
+    Reset = 410 "reset";
     /// The register has another revision than asked.
     RevisionMismatch = 412 "revision_mismatch";
     /// The body is larger than allowed.

@@ -13,6 +13,7 @@ pub mod events;
 pub mod extract;
 pub mod health;
 mod impatient;
+pub mod invalidations;
 pub mod kv;
 pub mod locks;
 pub mod log_level;
@@ -36,6 +37,7 @@ use crate::config::value::Secret;
 use crate::services::ServiceError;
 use crate::services::elections::Elections;
 use crate::services::events::Events;
+use crate::services::invalidations::Invalidations;
 use crate::services::locks::Locks;
 use crate::services::membership::Membership;
 use crate::services::registers::Registers;
@@ -57,6 +59,8 @@ pub struct App {
     pub elections: Elections,
     /// What happens.
     pub events: Events,
+    /// Which cached values are no longer true.
+    pub invalidations: Invalidations,
     /// Nodes and the leader.
     pub membership: Membership,
     /// Probes.

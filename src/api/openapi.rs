@@ -14,7 +14,7 @@ use utoipa_swagger_ui::SwaggerUi;
 
 use super::error::{ApiError, Code, PROBLEM_JSON};
 use super::extract::ConsistencyParam;
-use super::{Shared, cluster, elections, events, health, kv, locks, log_level};
+use super::{Shared, cluster, elections, events, health, invalidations, kv, locks, log_level};
 
 /// An error of any route (RFC 9457), with further fields of the case.
 #[derive(ToSchema)]
@@ -58,6 +58,7 @@ fn described() -> OpenApiRouter<Shared> {
         .routes(routes!(cluster::leader))
         .routes(routes!(cluster::transfer))
         .routes(routes!(events::watch))
+        .routes(routes!(invalidations::list, invalidations::append))
         .routes(routes!(locks::list))
         .routes(routes!(locks::acquire_many))
         .routes(routes!(locks::get, locks::force_release))

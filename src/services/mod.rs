@@ -7,6 +7,7 @@ pub mod elections;
 pub mod error;
 pub mod events;
 pub mod idempotency;
+pub mod invalidations;
 pub mod leader_task;
 pub mod locks;
 pub mod membership;

@@ -7,6 +7,7 @@ mod cluster;
 mod edge;
 mod elections;
 mod events;
+mod invalidations;
 mod kv;
 mod leader_task;
 mod locks;

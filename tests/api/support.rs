@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use ovncp::config::{Config, Sources};
 use ovncp::node::Node;
+use ovncp::services::invalidations::Invalidations;
 use ovncp_raft::group::Group;
 use ovncp_raft::status::Phase;
 use reqwest::header::HeaderMap;
@@ -65,6 +66,7 @@ pub(crate) struct TestNode {
     pub(crate) base: String,
     pub(crate) metrics: String,
     pub(crate) group: Group,
+    pub(crate) invalidations: Invalidations,
     pub(crate) client: reqwest::Client,
     stop: Option<oneshot::Sender<()>>,
     task: JoinHandle<()>,
@@ -116,13 +118,23 @@ impl TestNode {
             settings.iter().find(|(path, _)| *path == "cluster.node_id").map_or("node-1", |(_, name)| name);
         let base = format!("http://{}", node.http_address());
         let metrics = format!("http://{}", node.metrics_address());
-        let group = node.group().clone();
+        let (group, invalidations) = (node.group().clone(), node.invalidations().clone());
         let (stop, stopped) = oneshot::channel();
         let task = tokio::spawn(async move {
             node.run(async { stopped.await.unwrap_or_default() }).await.unwrap();
         });
         let client = reqwest::Client::builder().no_proxy().build().unwrap();
-        Self { name: name.to_owned(), base, metrics, group, client, stop: Some(stop), task, _data: data }
+        Self {
+            name: name.to_owned(),
+            base,
+            metrics,
+            group,
+            invalidations,
+            client,
+            stop: Some(stop),
+            task,
+            _data: data,
+        }
     }
 
     /// Waits for the end of a node that was told to stop.

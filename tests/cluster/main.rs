@@ -4,6 +4,7 @@ mod crash;
 mod data_directory;
 mod formation;
 mod full_disk;
+mod invalidations;
 mod prometheus;
 mod quorum;
 mod replacement;

@@ -161,7 +161,10 @@ fn is_all_that_is_declared(texts: &[String]) -> bool {
         let shown = (kind.as_str(), labels.as_slice());
         assert_eq!(shown, (metric.kind.as_str(), &*owned(metric.labels)), "{name}");
     }
-    let missing: Vec<_> = declared.keys().filter(|name| !seen.contains_key(**name)).collect();
+    // No part of the product keeps a cache yet: what each one shows is tested where it is declared.
+    let of_caches = |name: &&&str| declared[**name].labels == ["cache"];
+    let missing: Vec<_> =
+        declared.keys().filter(|name| !seen.contains_key(**name)).filter(|name| !of_caches(name)).collect();
     if !missing.is_empty() {
         eprintln!("not shown yet: {missing:?}");
     }
@@ -182,12 +185,15 @@ async fn work(cluster: &Cluster, position: usize) -> Option<()> {
     let refused = node.post(&format!("{lock}/acquire"), &json!({"owner": "you"})).await?;
     let renewed = node.post(&format!("{lock}/renew"), &proof).await?;
     let released = node.post(&format!("{lock}/release"), &proof).await?;
+    let said = json!({"patterns": ["switch:*"]});
+    let invalidated = node.post("/api/v1/cluster/invalidations", &said).await?;
     let counted = scrape(cluster, position).await;
     let counted = counted.lines().any(|line| {
         let count = line.strip_prefix("ovncp_lock_ends_total{cause=\"released\"} ");
         count.is_some_and(|count| count != "0")
     });
-    ((refused.status, renewed.status, released.status, counted) == (409, 200, 204, true)).then_some(())
+    let statuses = (refused.status, renewed.status, released.status, invalidated.status);
+    (statuses == (409, 200, 204, 200) && counted).then_some(())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -275,6 +281,10 @@ async fn check_guide(cluster: &Cluster, prometheus: &Prometheus) {
         ("ovncp_distributed_lock_wait_seconds{quantile=\"0.99\"}", 3),
         ("ovncp_distributed_lock_wait_seconds_sum", 3),
         ("ovncp_distributed_lock_wait_seconds_count", 3),
+        // One entry per node in `work`, cleared on each of three.
+        ("ovncp_cache_invalidation_events_total{node_id=~\"node-.\"} >= 3", 3),
+        ("ovncp_cache_invalidation_latency_seconds{quantile=\"0.99\"}", 3),
+        ("ovncp_cache_invalidation_latency_seconds_count >= 1", 3),
         // Each of three nodes ended at least one, and none is counted twice.
         ("sum(ovncp_lock_ends_total{cause=\"released\",job=\"ovncp-0\"}) >= 3", 1),
         (

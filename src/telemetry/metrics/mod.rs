@@ -10,6 +10,7 @@ mod cluster;
 mod declared;
 pub mod docs;
 mod http;
+mod invalidations;
 mod locks;
 mod process;
 mod storage;
@@ -23,11 +24,13 @@ use prometheus::{Encoder, TextEncoder};
 
 pub use declared::{Declared, Kind};
 pub use http::{HttpMetrics, Route};
+pub use invalidations::InvalidationMetrics;
 pub use locks::{LockMetrics, LockObserver};
 
 /// Every metric by area, in the order of docs/metrics.md.
-pub static AREAS: [(&str, &[&Declared]); 6] = [
+pub static AREAS: [(&str, &[&Declared]); 7] = [
     ("Locks", locks::LOCKS),
+    ("Caches", invalidations::CACHES),
     ("Cluster", cluster::CLUSTER),
     ("Raft", cluster::RAFT),
     ("Storage", storage::STORAGE),
@@ -45,6 +48,8 @@ pub struct Metrics {
     group: Group,
     /// For the lock service.
     pub locks: Arc<LockMetrics>,
+    /// Of the invalidation log.
+    pub invalidations: Arc<InvalidationMetrics>,
     /// For the HTTP edge.
     pub http: Arc<HttpMetrics>,
 }
@@ -52,13 +57,21 @@ pub struct Metrics {
 impl Metrics {
     /// Metrics of the node of this name.
     #[must_use]
-    pub fn new(node: &str, group: Group, locks: Arc<LockMetrics>, http: HttpMetrics) -> Self {
-        Self { node: node.into(), group, locks, http: Arc::new(http) }
+    pub fn new(
+        node: &str,
+        group: Group,
+        locks: Arc<LockMetrics>,
+        invalidations: Arc<InvalidationMetrics>,
+        http: HttpMetrics,
+    ) -> Self {
+        Self { node: node.into(), group, locks, invalidations, http: Arc::new(http) }
     }
 
     /// The text that Prometheus scrapes.
     pub fn text(&self) -> Result<Vec<u8>, prometheus::Error> {
         let mut families = self.locks.families(&self.node);
+        let end = self.group.read(|state| state.invalidations_kept().1).1;
+        families.extend(self.invalidations.families(&self.node, end));
         families.extend(cluster::families(&self.group, &self.node));
         families.extend(storage::families(&self.group));
         families.extend(self.http.families());
