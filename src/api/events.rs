@@ -549,11 +549,18 @@ mod tests {
             Kind::LockReleased,
             Kind::ElectionWon,
             Kind::ElectionEnded,
+            Kind::SessionRegistered,
+            Kind::SessionAttached,
+            Kind::SessionDetached,
+            Kind::SessionMigrating,
+            Kind::SessionEnded,
+            Kind::Invalidation,
         ];
         for kind in kinds {
             assert_eq!(Filter::parse(Some(kind.name())).unwrap().kinds, kind.bit(), "{kind:?}");
         }
-        let all = Filter::parse(Some("node,leader_change, lock,election")).unwrap().kinds;
+        let all =
+            Filter::parse(Some("node,leader_change, lock,election,session, invalidation")).unwrap().kinds;
         assert_eq!(all, kinds.iter().fold(0, |bits, kind| bits | kind.bit()));
         let problem = Filter::parse(Some("lock,Lock,,sessions")).err().unwrap();
         assert_eq!(problem.fields["unknown"], serde_json::json!(["Lock", "", "sessions"]));

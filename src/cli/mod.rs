@@ -10,8 +10,10 @@ mod bench;
 mod cluster;
 mod config;
 mod dev;
+mod drain;
 mod elections;
 mod failure;
+mod invalidate;
 mod kv;
 mod lock;
 mod log_level;
@@ -19,6 +21,7 @@ mod man;
 mod mutant;
 mod output;
 mod serve;
+mod sessions;
 mod watch;
 mod work;
 
@@ -83,6 +86,10 @@ enum Command {
     Lock(lock::LockArgs),
     Elections(elections::ElectionsArgs),
     Kv(kv::KvArgs),
+    Sessions(sessions::SessionsArgs),
+    Drain(drain::DrainArgs),
+    Resume(drain::ResumeArgs),
+    Invalidate(invalidate::InvalidateArgs),
     Watch(watch::WatchArgs),
     LogLevel(log_level::LogLevelArgs),
     Config(config::ConfigArgs),
@@ -129,6 +136,14 @@ fn run(cli: Cli) -> Outcome {
         Command::Locks(args) => block_on(async { lock::list(&args, &endpoints.client()?, format).await }),
         Command::Lock(args) => block_on(async { lock::hold(args, endpoints.client()?).await }),
         Command::Kv(args) => block_on(async { kv::run(args, &endpoints.client()?, format).await }),
+        Command::Sessions(args) => {
+            block_on(async { sessions::run(args, &endpoints.client()?, format).await })
+        }
+        Command::Drain(args) => block_on(async { drain::drain(&args, &endpoints.client()?, format).await }),
+        Command::Resume(args) => block_on(async { drain::resume(&args, &endpoints.client()?, format).await }),
+        Command::Invalidate(args) => {
+            block_on(async { invalidate::run(args, &endpoints.client()?, format).await })
+        }
         Command::Watch(args) => block_on(async { watch::run(&args, &endpoints.client()?, format).await }),
         Command::Elections(args) => {
             block_on(async { elections::run(args, &endpoints.client()?, format).await })

@@ -16,13 +16,15 @@ use super::output::{Format, text};
 Examples:
   ovncp watch                                     from now on
   ovncp watch --types node,leader_change --since 0
+  ovncp watch --types session,invalidation
   ovncp watch -o json | jq .type                  a JSON document per line
 
 When the node that answers goes away, the next endpoint goes on where it was: nothing is missed or shown twice. A line
 `reset` says that events are no longer kept and where the stream goes on.")]
 pub(crate) struct WatchArgs {
     /// Only these types: node_join, node_leave, node_update, leader_change, lock_acquired, lock_released, election_won,
-    /// election_ended; node, lock and election stand for all of theirs
+    /// election_ended, session_registered, session_attached, session_detached, session_migrating, session_ended,
+    /// invalidation; node, lock, election and session stand for all of theirs
     #[arg(long, value_delimiter = ',', value_name = "TYPE")]
     types: Vec<String>,
     /// Offset of the first event to show; 0 for all that are kept [default: from now on]
@@ -90,10 +92,11 @@ fn time_of_day(data: &Value) -> String {
 /// An event as a person reads it.
 fn line(kind: &str, data: &Value) -> String {
     let field = |name: &str| text(data, name);
-    let keys = || {
-        let keys = data["keys"].as_array().into_iter().flatten().filter_map(Value::as_str);
-        keys.collect::<Vec<_>>().join(", ")
+    let list = |name: &str| {
+        let all = data[name].as_array().into_iter().flatten().filter_map(Value::as_str);
+        all.collect::<Vec<_>>().join(", ")
     };
+    let keys = || list("keys");
     let reason = match data["reason"].as_str() {
         Some(reason) if !reason.is_empty() => format!(": {reason}"),
         _ => String::new(),
@@ -128,6 +131,33 @@ fn line(kind: &str, data: &Value) -> String {
                 field("name"),
                 field("candidate"),
                 field("cause")
+            )
+        }
+        "session_registered" => format!("session {} registered for {}", field("session"), field("node_id")),
+        "session_attached" => {
+            let from = data["from"].as_str().map_or_else(String::new, |from| format!(", from {from}"));
+            format!(
+                "session {} is on {} (epoch {}{from})",
+                field("session"),
+                field("node_id"),
+                field("epoch")
+            )
+        }
+        "session_detached" => format!("session {} lost its socket on {}", field("session"), field("node_id")),
+        "session_migrating" => {
+            format!("session {} shall go from {} to {}", field("session"), field("node_id"), field("target"))
+        }
+        "session_ended" => {
+            format!("session {} {} (was on {})", field("session"), field("cause"), field("node_id"))
+        }
+        "invalidation" => {
+            let tags = list("tags");
+            let tags = if tags.is_empty() { tags } else { format!(" tags {tags}") };
+            format!(
+                "{}{tags} invalidated at {} (entry {})",
+                list("patterns"),
+                field("origin"),
+                field("log_offset")
             )
         }
         "reset" => format!("reset: earlier events are no longer kept, going on at {}", field("first")),
@@ -170,5 +200,15 @@ mod tests {
         });
         assert_eq!(line("lock_released", &data), "a, b forced (was o's for 5 ms, token 7): maintenance");
         assert_eq!(line("session_moved", &json!({"x": 1})), "session_moved {\"x\":1}");
+    }
+
+    #[test]
+    fn sessions_and_invalidations_are_sentences() {
+        let attached = json!({"session": "7", "node_id": "node-2", "epoch": 3, "from": "node-1"});
+        assert_eq!(line("session_attached", &attached), "session 7 is on node-2 (epoch 3, from node-1)");
+        let ended = json!({"session": "7", "node_id": "node-2", "epoch": 3, "cause": "expired"});
+        assert_eq!(line("session_ended", &ended), "session 7 expired (was on node-2)");
+        let said = json!({"log_offset": "4", "patterns": ["a*", "b"], "tags": ["t"], "origin": "node-1"});
+        assert_eq!(line("invalidation", &said), "a*, b tags t invalidated at node-1 (entry 4)");
     }
 }

@@ -17,7 +17,7 @@ const CLUSTER: [&str; 3] = ["api", "v1", "cluster"];
 /// The cluster: [`Client::cluster`].
 #[derive(Clone, Debug)]
 pub struct Cluster {
-    client: Client,
+    pub(super) client: Client,
     consistency: Consistency,
 }
 
@@ -127,6 +127,10 @@ impl Cluster {
     pub fn consistency(mut self, consistency: Consistency) -> Self {
         self.consistency = consistency;
         self
+    }
+
+    pub(super) fn node_path<'a>(name: &'a str, verb: &'a str) -> impl Iterator<Item = &'a str> {
+        CLUSTER.into_iter().chain(["nodes", name, verb])
     }
 
     fn get(&self, rest: &[&str]) -> Call {

@@ -60,7 +60,8 @@
 //!
 //! `call.rs` says what is sent, `exchange.rs` sends it until an answer counts, `rotation.rs` decides whom to ask
 //! and when, `error.rs` what an answer means. The typed calls on top are `locks.rs` with `guard.rs`, `elections.rs`
-//! with `leadership.rs` and `observation.rs`, `kv.rs`, `cluster.rs` and `events.rs` (on `sse.rs`). Locks and terms are
+//! with `leadership.rs` and `observation.rs`, `kv.rs`, `cluster.rs`, `sessions.rs`, `invalidations.rs` and `events.rs` (on
+//! `sse.rs`). Locks and terms are
 //! one thing below: `tenure.rs` is what is held, `lease.rs` how long that is certain, `keeper.rs` renews it.
 //!
 //! # Caveats
@@ -78,6 +79,7 @@ mod error;
 mod events;
 mod exchange;
 mod guard;
+mod invalidations;
 mod keeper;
 mod kv;
 mod leadership;
@@ -85,6 +87,7 @@ mod lease;
 mod locks;
 mod observation;
 mod rotation;
+mod sessions;
 mod sse;
 mod tenure;
 #[cfg(test)]
@@ -103,12 +106,17 @@ pub use elections::{Campaign, CandidateView, Election, ElectionView, Term, TermV
 pub use error::{Error, Holder, Problem};
 pub use events::{Event, Events, EventsRequest};
 pub use guard::Guard;
+pub use invalidations::{
+    Cleared, Followed, Follower, InvalidateRequest, Invalidated, Invalidation, InvalidationPage,
+    InvalidationProgress,
+};
 pub use keeper::{LossSignal, Lost};
 pub use kv::{DeleteRequest, Entry, Key, Kv, PutRequest};
 pub use leadership::Leadership;
 pub use lease::Lease;
 pub use locks::{HolderView, Lock, LockRequest, LockView, Mode, WaiterView};
 pub use observation::{Change, EndedTerm, Observation, Observed, ObservedLeader};
+pub use sessions::{DrainView, SessionFilter, SessionView, Sessions};
 pub use tenure::Renewed;
 
 /// One page of a list.

@@ -97,3 +97,20 @@ fn churn_comes_and_goes_and_every_node_is_looked_at() {
     }
     assert_eq!(result["growth"].as_array().unwrap().len(), 3, "{report}");
 }
+
+#[test]
+fn invalidations_come_to_a_subscriber_of_each_node() {
+    let report = bench(&["invalidate", "--seconds", "2", "--clients", "2"]);
+    let steps = report["results"].as_array().unwrap();
+    assert_eq!(steps.len(), 4, "{report}");
+    for step in steps {
+        assert_eq!(
+            (&step["nodes"], &step["missing"], &step["errors"]),
+            (&3.into(), &0.into(), &0.into()),
+            "{report}"
+        );
+        assert!(step["published"].as_u64().unwrap() > 0, "{report}");
+        assert!(step["p50_ms"].as_f64() <= step["p99_ms"].as_f64(), "{report}");
+    }
+    assert!(steps[1]["lock_pairs_per_second"].as_f64().unwrap() > 0.0, "{report}");
+}

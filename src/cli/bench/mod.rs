@@ -11,6 +11,7 @@ mod environment;
 mod failover;
 mod handover;
 mod held;
+mod invalidate;
 mod outage;
 mod overload;
 mod renew;
@@ -43,6 +44,7 @@ Scenarios:
   failover   kill -9 of the leader under load: time without a successful write (own cluster only)
   handover   planned hand-overs under load: time without a successful write, failed requests
   overload   a multiple of what the cluster can do: what is still done, refused, and how late
+  invalidate invalidations at 100 and 1,000 per second: until a subscriber of each node has them, quiet and beside locks
   churn      names, leases, waits, registers, terms and watchers that come and go: memory of each node over time
 
 Examples:
@@ -60,7 +62,7 @@ pub(crate) struct BenchArgs {
     #[arg(value_enum)]
     scenario: Scenario,
     /// Numbers of clients, each measured in turn [default: 1,16,64,256; contended, failover, handover: 16; renew: 512;
-    /// overload: 2048; churn: 64]
+    /// overload: 2048; churn: 64; invalidate: 16, which take locks meanwhile]
     #[arg(long, value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..=4_096))]
     clients: Vec<u16>,
     /// Measured time for each number of clients
@@ -122,6 +124,7 @@ pub(super) enum Scenario {
     Handover,
     Overload,
     Churn,
+    Invalidate,
 }
 
 /// Which nodes are spoken to.
@@ -148,6 +151,7 @@ impl Scenario {
             Scenario::Handover => "handover",
             Scenario::Overload => "overload",
             Scenario::Churn => "churn",
+            Scenario::Invalidate => "invalidate",
         }
     }
 
@@ -208,6 +212,9 @@ async fn measure(args: &BenchArgs, target: &mut Target) -> Result<report::Result
         Scenario::Overload => {
             report::Results::Overload(overload::run(args, &clients(&[2_048]), &addresses, target).await?)
         }
+        Scenario::Invalidate => report::Results::Invalidations(
+            invalidate::run(args, clients(&[16])[0], &addresses, target).await?,
+        ),
         Scenario::Churn => {
             let clients = clients(&[churn::CLIENTS_DEFAULT])[0];
             report::Results::Churn(churn::run(args, clients, &addresses, target).await?)

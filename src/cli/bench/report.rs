@@ -30,6 +30,30 @@ pub(super) enum Results {
     Handover(Handover),
     Overload(Overloads),
     Churn(Churn),
+    Invalidations(Vec<Delivery>),
+}
+
+/// Of invalidations at one rate.
+#[derive(Serialize)]
+pub(super) struct Delivery {
+    /// Per second, as asked for.
+    pub(super) rate: u32,
+    /// Clients that took and gave back locks meanwhile.
+    pub(super) lock_clients: u16,
+    pub(super) lock_pairs_per_second: Option<f64>,
+    /// Subscribers, one on each.
+    pub(super) nodes: usize,
+    pub(super) published: u64,
+    /// Deliveries that did not come.
+    pub(super) missing: u64,
+    /// From the moment it was due to be published until a subscriber had it; every subscriber counts.
+    pub(super) p50_ms: f64,
+    pub(super) p99_ms: f64,
+    pub(super) max_ms: f64,
+    pub(super) errors: u64,
+    pub(super) first_error: Option<String>,
+    #[serde(flatten)]
+    pub(super) cost: Cost,
 }
 
 /// Of one number of clients.
@@ -320,6 +344,10 @@ impl Report {
                     overloads.steps.iter().map(|r| (r.connections, r.errors, &r.first_error)),
                 ));
             }
+            Results::Invalidations(all) => {
+                lines.push(deliveries_table(all));
+                lines.extend(errors(all.iter().map(|r| (r.lock_clients, r.errors, &r.first_error))));
+            }
             Results::Churn(churn) => {
                 lines.push(churn_text(churn));
                 lines.extend(errors([(churn.clients, churn.errors, &churn.first_error)].into_iter()));
@@ -388,6 +416,36 @@ fn contended_table(all: &[Contention]) -> String {
             r.errors.to_string(),
             optional(r.cost.cpu_seconds_per_100k),
             optional(r.cost.memory_mb),
+        ]
+    };
+    table(&header, all.iter().map(row))
+}
+
+fn deliveries_table(all: &[Delivery]) -> String {
+    let header = [
+        "PUBLISHED/S",
+        "LOCK CLIENTS",
+        "LOCK PAIRS/S",
+        "NODES",
+        "PUBLISHED",
+        "MISSING",
+        "P50 MS",
+        "P99 MS",
+        "MAX MS",
+        "ERRORS",
+    ];
+    let row = |r: &Delivery| {
+        vec![
+            r.rate.to_string(),
+            r.lock_clients.to_string(),
+            r.lock_pairs_per_second.map_or_else(|| "-".to_owned(), |pairs| format!("{pairs:.0}")),
+            r.nodes.to_string(),
+            r.published.to_string(),
+            r.missing.to_string(),
+            format!("{:.2}", r.p50_ms),
+            format!("{:.2}", r.p99_ms),
+            format!("{:.1}", r.max_ms),
+            r.errors.to_string(),
         ]
     };
     table(&header, all.iter().map(row))

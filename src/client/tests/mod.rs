@@ -5,3 +5,4 @@ mod events;
 mod exchange;
 mod fake;
 mod guard;
+mod invalidations;
