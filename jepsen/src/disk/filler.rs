@@ -15,7 +15,7 @@ const PROBE_BYTES: usize = 16 * 1_024 * 1_024;
 /// Smallest piece that is tried.
 const PIECE_BYTES_MIN: u64 = 4_096;
 
-/// The file. Removed on drop.
+/// The file. Removed on drop, for good: a power loss right after it does not bring the file back.
 #[derive(Debug)]
 pub struct Filler {
     path: PathBuf,
@@ -60,7 +60,9 @@ impl Filler {
 
 impl Drop for Filler {
     fn drop(&mut self) {
-        if let Err(error) = fs::remove_file(&self.path) {
+        let folder = self.path.parent().unwrap_or(&self.path);
+        let removed = fs::remove_file(&self.path).and_then(|()| File::open(folder)?.sync_all());
+        if let Err(error) = removed {
             tracing::warn!(path = %self.path.display(), %error, "the disk stays full");
         }
     }

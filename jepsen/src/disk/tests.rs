@@ -56,7 +56,10 @@ fn a_full_disk_takes_nothing_more_until_there_is_room() {
     let full = fs::write(&victim, vec![1; 1_000_000]).unwrap_err();
     assert_eq!(full.kind(), io::ErrorKind::StorageFull, "{filler:?}");
     assert!(filler.is_full().unwrap());
+    // By now the file is there for good; so is its end.
+    fs::File::open(image.mount_point()).unwrap().sync_all().unwrap();
     drop(filler);
+    image.lose_power().unwrap();
     fs::write(&victim, vec![1; 1_000_000]).unwrap();
     disks.delete().unwrap();
 }

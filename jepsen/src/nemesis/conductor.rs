@@ -25,6 +25,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 const LOOK_AT_KEPT_EVERY: Duration = Duration::from_secs(1);
 /// So much later a fault is looked at again that could not be healed when its time was over.
 const PUT_OFF: Duration = Duration::from_millis(500);
+/// But no longer than this: nodes that are on their way for ever would keep all others from being harmed.
+const PUT_OFF_MAX: Duration = Duration::from_secs(15);
 /// A fault that has hit nothing when its time is over (an idle link) goes on for this much longer.
 const EFFECT_PATIENCE: Duration = Duration::from_secs(5);
 /// Ends of one node without a fault, after which it is left alone.
@@ -49,7 +51,20 @@ struct Active {
     id: u64,
     kind: NemesisKind,
     ends: Instant,
+    /// Healed by then, settled or not.
+    ends_for_sure: Instant,
     running: Running,
+}
+
+/// What is to be healed now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Due {
+    /// Nothing.
+    Nothing,
+    /// The fault at this position.
+    Heal(usize),
+    /// One that has to wait for others which have hit nothing yet; meanwhile nothing else begins.
+    Waits,
 }
 
 /// The nemesis of one run.
@@ -97,20 +112,25 @@ impl<'a> Conductor<'a> {
         while !*stop.borrow() && Instant::now() < start + time {
             let now = Instant::now();
             let begins = slots.peek().map(|slot| start + slot.at + behind);
-            if let Some(position) = self.next_to_heal(now) {
-                if self.active[position].running.is_settled(self.env).await {
+            let due = self.next_to_heal(now);
+            if let Due::Heal(position) = due {
+                let active = &self.active[position];
+                if now >= active.ends_for_sure || active.running.is_settled(self.env).await {
                     let active = self.active.remove(position);
                     self.heal(active).await;
                 } else {
                     self.active[position].ends = Instant::now() + PUT_OFF;
                 }
-            } else if let Some(late) = begins.and_then(|begins| now.checked_duration_since(begins)) {
+            } else if let (Due::Nothing, Some(late)) =
+                (due, begins.and_then(|begins| now.checked_duration_since(begins)))
+            {
                 behind += late;
                 if let Some(slot) = slots.next().filter(|_| now < last_end) {
                     self.begin(slot, last_end).await;
                 }
             } else {
                 let heals = self.active.iter().map(|active| active.ends).filter(|ends| *ends > now);
+                let begins = begins.filter(|begins| *begins > now);
                 let next = heals.chain(begins).chain([now + LOOK_EVERY, start + time]).min().unwrap_or(now);
                 tokio::select! {
                     () = tokio::time::sleep_until(next) => {}
@@ -122,6 +142,10 @@ impl<'a> Conductor<'a> {
         }
         self.active.sort_by_key(|active| !active.kind.heals_slowly());
         while let Some(active) = self.active.pop() {
+            let patience = Instant::now() + EFFECT_PATIENCE;
+            while !*stop.borrow() && !active.running.shows_effect(self.env) && Instant::now() < patience {
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
             self.heal(active).await;
         }
         self.look_after_nodes();
@@ -140,17 +164,21 @@ impl<'a> Conductor<'a> {
         }
     }
 
-    /// Position of a fault whose time is over. Before one that heals slowly come all others: the nodes that it
-    /// waits for shall have nothing else to cope with. One that has hit nothing yet gets a little more time.
-    fn next_to_heal(&self, now: Instant) -> Option<usize> {
+    /// A fault whose time is over. Before one that heals slowly come all others: the nodes that it waits for shall
+    /// have nothing else to cope with. One that has hit nothing yet gets a little more time, also then.
+    fn next_to_heal(&self, now: Instant) -> Due {
         let waits =
             |active: &Active| !active.running.shows_effect(self.env) && now < active.ends + EFFECT_PATIENCE;
-        let due = |active: &Active| active.ends <= now && !waits(active);
-        let position = self.active.iter().position(due)?;
-        if !self.active[position].kind.heals_slowly() {
-            return Some(position);
+        let Some(position) = self.active.iter().position(|active| active.ends <= now && !waits(active))
+        else {
+            return Due::Nothing;
+        };
+        let before = |active: &Active| !active.kind.heals_slowly();
+        if before(&self.active[position]) || !self.active.iter().any(before) {
+            return Due::Heal(position);
         }
-        Some(self.active.iter().position(|active| !active.kind.heals_slowly()).unwrap_or(position))
+        let other = self.active.iter().position(|active| before(active) && !waits(active));
+        other.map_or(Due::Waits, Due::Heal)
     }
 
     async fn begin(&mut self, slot: &Slot, last_end: Instant) {
@@ -169,6 +197,10 @@ impl<'a> Conductor<'a> {
                 Err(FaultError::NotNow(why)) => {
                     tracing::debug!(fault = kind.name(), why, "not now");
                     skip += 1;
+                    // Asking may have taken long.
+                    if Instant::now() >= last_end {
+                        return;
+                    }
                 }
                 Err(FaultError::NotPossible(why)) => {
                     tracing::warn!(fault = kind.name(), why, "left out from now on");
@@ -208,7 +240,8 @@ impl<'a> Conductor<'a> {
         self.recorder.complete(&invocation, Kind::Info, value, None);
         self.score.made.fetch_add(1, Ordering::Relaxed);
         let ends = (Instant::now() + slot.lasts(kind)).min(last_end);
-        self.active.push(Active { id, kind, ends, running: begun.state });
+        let ends_for_sure = ends + PUT_OFF_MAX;
+        self.active.push(Active { id, kind, ends, ends_for_sure, running: begun.state });
         self.show_active();
         Ok(())
     }

@@ -39,6 +39,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// How long a removal may take to be answered at first; it is asked for again at the end of the fault.
 const REMOVAL_TIME_MAX: Duration = Duration::from_secs(3);
 
+/// The answer to a removal that was made.
+const REMOVED: &str = "removed";
+
 /// A change at work.
 #[derive(Debug)]
 pub enum Running {
@@ -119,7 +122,10 @@ pub(super) async fn is_settled(running: &Running, env: &Env) -> bool {
     let Some(members) = members(env).await else { return false };
     match running {
         Running::Grow { joiners } => voters_of(&members, joiners) == joiners.len(),
-        Running::Shrink { leavers } => members.iter().all(|member| !leavers.contains_key(&member.name)),
+        // Who was not removed at the first try stays until it is asked for again, which is when this is ended.
+        Running::Shrink { leavers } => {
+            members.iter().all(|member| leavers.get(&member.name).is_none_or(|answer| answer != REMOVED))
+        }
         Running::Exchange { node, raft_id } => is_back(&members, node, raft_id),
         Running::Cut(_) => true,
     }
@@ -171,7 +177,7 @@ async fn shrink(env: &mut Env, rng: &mut StdRng) -> Result<Begun<Running>, Fault
         env.cluster.may_exit(name);
         let asked = names.choose(rng).unwrap_or(name);
         let answer = match remove(env, asked, name).await {
-            Outcome::Ok(_) => "removed".to_owned(),
+            Outcome::Ok(_) => REMOVED.to_owned(),
             Outcome::Fail(code) | Outcome::Unknown(code) => code,
         };
         answers.insert(name.clone(), answer);

@@ -29,7 +29,7 @@ const BULK_LIMIT: Duration = Duration::from_secs(2);
 /// After a write that was refused.
 const BULK_PAUSE: Duration = Duration::from_millis(50);
 /// How long the fault goes on at most when it is time to heal it and the node has not noticed yet.
-const NOTICE_LIMIT: Duration = Duration::from_secs(20);
+const NOTICE_LIMIT: Duration = Duration::from_secs(40);
 /// It does so only as long as large writes are acknowledged at all: other faults may be in their way.
 const STALL_LIMIT: Duration = Duration::from_secs(5);
 /// How a node names the cause: the system's words.
@@ -115,7 +115,9 @@ async fn notice(since: &Since, bulk: &Bulk) -> Option<String> {
         if bulk.bytes() != bytes {
             (bytes, moved) = (bulk.bytes(), tokio::time::Instant::now());
         }
-        if began.elapsed() > NOTICE_LIMIT || moved.elapsed() > STALL_LIMIT {
+        // A busy machine may take long to write so much; more would show nothing more.
+        let is_enough = bytes >= BULK_BYTES_SUSPECT;
+        if is_enough || began.elapsed() > NOTICE_LIMIT || moved.elapsed() > STALL_LIMIT {
             return None;
         }
         tokio::time::sleep(LOOK_EVERY).await;
