@@ -7,6 +7,7 @@ mod bench;
 mod dev;
 mod elections;
 mod fake;
+mod invalidate;
 mod lock;
 mod log_level;
 mod support;

@@ -1,8 +1,9 @@
-//! Invalidations at a fixed rate: how long from the moment one is due until a subscriber of each node has it.
+//! Invalidations at a fixed rate: how long from the moment one is sent until a subscriber of each node has it.
 //!
 //! Publishers are an open loop, spread over the nodes; one subscriber per node follows the stream of events. All of them
-//! are this process, so there is one clock, and each pattern says when it was due. Every entry must come to every
-//! subscriber, once and in order. Measured twice per rate: quiet, and beside clients that take and give back locks.
+//! are this process, so there is one clock, and each pattern says when it was sent. How late that was is shown, too: a
+//! timer wakes a millisecond late, and a publisher that still waits for its last answer later than that. Every entry must
+//! come to every subscriber, once and in order. Measured twice per rate: quiet, and beside clients that take locks.
 
 use std::io;
 use std::sync::Arc;
@@ -68,7 +69,7 @@ async fn measure(
     let mut publishers = JoinSet::new();
     for number in 0..PUBLISHERS {
         let address = addresses[usize::try_from(number).unwrap_or(0) % addresses.len()].clone();
-        publishers.spawn(publish(number, rate, address, Arc::clone(&plan)));
+        publishers.spawn(publish(number, rate, address, Arc::clone(&plan), histogram()?));
     }
     let meter = target.meter();
     let locks = async {
@@ -87,11 +88,12 @@ async fn measure(
         }
     };
     let lock_pairs_per_second = locks.await?;
-    let (mut published, mut errors, mut first_error) = (0, 0, None);
+    let (mut published, mut errors, mut first_error, mut late) = (0, 0, None, histogram()?);
     while let Some(done) = publishers.join_next().await {
         let done = done.map_err(|e| Failure::new(Exit::Failure, format!("a publisher failed: {e}")))?;
         published += done.published;
         errors += done.errors;
+        late += done.late;
         first_error = first_error.or(done.first_error);
     }
     plan.published.store(published, Ordering::Relaxed);
@@ -114,6 +116,7 @@ async fn measure(
         p50_ms: quantile(0.5),
         p99_ms: quantile(0.99),
         max_ms: latencies.max() as f64 / 1_000.0,
+        sent_late_p99_ms: late.value_at_quantile(0.99) as f64 / 1_000.0,
         errors,
         first_error,
         cost: used.per(published),
@@ -122,7 +125,7 @@ async fn measure(
 
 /// What publishers and subscribers agree on.
 struct Plan {
-    /// Of every pattern; then comes the publisher's number, its count, and when it was due in microseconds.
+    /// Of every pattern; then comes the publisher's number, its count, and when it was sent in microseconds.
     prefix: String,
     begun: Instant,
     window: Window,
@@ -136,16 +139,23 @@ async fn events_next(client: &Client) -> Result<u64, Failure> {
     next.ok_or_else(|| Failure::new(Exit::Failure, "the cluster does not say how many events there were"))
 }
 
-#[derive(Default)]
 struct Published {
     published: u64,
+    /// From when one was due until it was sent.
+    late: Histogram<u64>,
     errors: u64,
     first_error: Option<String>,
 }
 
 /// Publishes its share of the rate, one after the other.
-async fn publish(number: u64, rate: u32, address: String, plan: Arc<Plan>) -> Published {
-    let mut done = Published::default();
+async fn publish(
+    number: u64,
+    rate: u32,
+    address: String,
+    plan: Arc<Plan>,
+    late: Histogram<u64>,
+) -> Published {
+    let mut done = Published { published: 0, late, errors: 0, first_error: None };
     let mut connection = None;
     for count in 0_u64.. {
         let due =
@@ -154,12 +164,14 @@ async fn publish(number: u64, rate: u32, address: String, plan: Arc<Plan>) -> Pu
             break;
         }
         tokio::time::sleep_until(due.into()).await;
-        let micros = (due - plan.begun).as_micros();
+        let sent = Instant::now();
+        record(&mut done.late, sent.saturating_duration_since(due));
+        let micros = (sent - plan.begun).as_micros();
         let body = format!(r#"{{"patterns":["{}{number}:{count}:{micros}"]}}"#, plan.prefix);
         let path = "/api/v1/cluster/invalidations";
         let bytes = request("POST", &address, path, "application/json", body.as_bytes());
-        let sent = tokio::time::timeout(OPERATION_TIMEOUT, send(&mut connection, &address, &bytes)).await;
-        match sent.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
+        let answer = tokio::time::timeout(OPERATION_TIMEOUT, send(&mut connection, &address, &bytes)).await;
+        match answer.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
             Ok(()) => done.published += 1,
             Err(error) => {
                 done.errors += 1;
@@ -220,9 +232,9 @@ async fn subscribe(
         let micros = pattern.and_then(|text| text.rsplit(':').next()).and_then(|text| text.parse().ok());
         let Some(micros) = micros else { continue };
         seen.delivered += 1;
-        let due = plan.begun + Duration::from_micros(micros);
-        if due >= plan.window.from {
-            record(&mut seen.latencies, arrived.saturating_duration_since(due));
+        let sent = plan.begun + Duration::from_micros(micros);
+        if sent >= plan.window.from {
+            record(&mut seen.latencies, arrived.saturating_duration_since(sent));
         }
     }
     Ok(seen)

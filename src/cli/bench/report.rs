@@ -46,10 +46,12 @@ pub(super) struct Delivery {
     pub(super) published: u64,
     /// Deliveries that did not come.
     pub(super) missing: u64,
-    /// From the moment it was due to be published until a subscriber had it; every subscriber counts.
+    /// From the moment it was sent until a subscriber had it; every subscriber counts.
     pub(super) p50_ms: f64,
     pub(super) p99_ms: f64,
     pub(super) max_ms: f64,
+    /// From the moment it was due until it was sent.
+    pub(super) sent_late_p99_ms: f64,
     pub(super) errors: u64,
     pub(super) first_error: Option<String>,
     #[serde(flatten)]
@@ -432,6 +434,7 @@ fn deliveries_table(all: &[Delivery]) -> String {
         "P50 MS",
         "P99 MS",
         "MAX MS",
+        "SENT LATE P99 MS",
         "ERRORS",
     ];
     let row = |r: &Delivery| {
@@ -445,6 +448,7 @@ fn deliveries_table(all: &[Delivery]) -> String {
             format!("{:.2}", r.p50_ms),
             format!("{:.2}", r.p99_ms),
             format!("{:.1}", r.max_ms),
+            format!("{:.2}", r.sent_late_p99_ms),
             r.errors.to_string(),
         ]
     };
