@@ -8,10 +8,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use ovncp_raft::Observer;
 use ovncp_raft::error::StartError;
 use ovncp_raft::group::Group;
 use ovncp_raft::settings::{GroupConfig, SnapshotSettings, StaticPeer, Timing};
 use ovncp_state::command::NodeInfo;
+use ovncp_state::{LogIndex, Millis};
+use ovncp_storage::sink::AppliedEntry;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -32,11 +35,15 @@ use crate::services::locks::Locks;
 use crate::services::membership::Membership;
 use crate::services::registers::Registers;
 use crate::services::report;
+use crate::services::sessions::hub::{Hub, SessionObserver};
+use crate::services::sessions::{self, Sessions};
 use crate::services::{Core, Patience};
-use crate::telemetry::metrics::{HttpMetrics, LockMetrics, LockObserver, Metrics};
+use crate::telemetry::metrics::{HttpMetrics, LockMetrics, LockObserver, Metrics, SessionMetrics};
 
 /// How long a stopping node takes waiters whose clients it has sent away out of their queues.
 const CANCELLATIONS_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a stopping node waits for closed sockets to be gone and reported.
+const SOCKETS_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long one try of a stopping leader may take to hand its office over while it still serves.
 const HANDOVER_TIMEOUT: Duration = Duration::from_secs(2);
 /// Pause before another try: no other voter was caught up, or none answered at that moment.
@@ -71,6 +78,8 @@ pub struct Node {
     core: Core,
     invalidations: Invalidations,
     metrics: Metrics,
+    /// Sockets of this node; there are none before it runs.
+    hub: Arc<Hub>,
     http: TcpListener,
     scrape: TcpListener,
     http_address: SocketAddr,
@@ -85,7 +94,11 @@ impl Node {
         let (http, http_address) = bind("HTTP", &config, config.server.port).await?;
         let (scrape, metrics_address) = bind("metrics", &config, config.server.metrics_port).await?;
         let locks = Arc::new(LockMetrics::default());
-        let observer = Arc::new(LockObserver(Arc::clone(&locks)));
+        let (hub, sessions) = (Arc::new(Hub::default()), Arc::new(SessionMetrics::default()));
+        let observer = Arc::new(Observers(
+            LockObserver(Arc::clone(&locks)),
+            SessionObserver { hub: Arc::clone(&hub), metrics: Arc::clone(&sessions) },
+        ));
         let group = Group::start_observed(group_config(&config, http_address.port()), observer).await?;
         let (propose, read) = (config.server.propose_timeout, config.server.read_timeout);
         let core = Core::new(group.clone(), Patience { propose, read });
@@ -96,9 +109,21 @@ impl Node {
             group.clone(),
             locks,
             Arc::clone(invalidations.metrics()),
+            sessions,
             http_metrics(&config.server),
         );
-        Ok(Self { config, group, core, invalidations, metrics, http, scrape, http_address, metrics_address })
+        Ok(Self {
+            config,
+            group,
+            core,
+            invalidations,
+            metrics,
+            hub,
+            http,
+            scrape,
+            http_address,
+            metrics_address,
+        })
     }
 
     /// Where HTTP is served.
@@ -136,6 +161,7 @@ impl Node {
         let health = Health::new(self.group.clone(), draining.clone());
         let lock_metrics = Arc::clone(&self.metrics.locks);
         let locks = Locks::new(core.clone(), Arc::clone(&self.metrics.locks));
+        let sessions = Sessions::new(core.clone(), Arc::clone(&self.hub), session_settings(&self.config));
         let app = Arc::new(App {
             node_name: name.clone(),
             locks: locks.clone(),
@@ -143,6 +169,8 @@ impl Node {
             events: Events::new(core.clone(), self.config.server.connections_max),
             invalidations: self.invalidations.clone(),
             registers: Registers::new(core.clone()),
+            sessions: sessions.clone(),
+            session_metrics: Arc::clone(&self.metrics.sessions),
             membership: Membership::new(core),
             health: health.clone(),
             admin_token: self.config.server.admin_token.clone(),
@@ -155,7 +183,12 @@ impl Node {
         let http_metrics = Arc::clone(&self.metrics.http);
         let requests_max = self.config.server.concurrent_requests_max;
         let edge = Edge::new(openapi::router(app), name, requests_max, Arc::clone(&http_metrics));
-        let beat = tokio::spawn(health.beat(move |id| lock_metrics.go_live(id)));
+        let hub = Arc::clone(&self.hub);
+        let beat = tokio::spawn(health.beat(move |id| {
+            lock_metrics.go_live(id);
+            hub.go_live(id);
+        }));
+        let session_work = tokio::spawn(sessions.clone().run());
         let scrape = tokio::spawn(metrics::serve(self.scrape, self.metrics.clone()));
         let limits = Limits {
             connections_max: self.config.server.connections_max,
@@ -169,10 +202,14 @@ impl Node {
         shutdown.await;
         tracing::info!(node = name, "stopping");
         drain.send_replace(true);
-        // Both while everything is still answered: a hand-over costs the others a few milliseconds, the death of
-        // a leader an election.
+        // All while everything is still answered: clients of sockets go while the others can take them, and a hand-over
+        // costs the others a few milliseconds, the death of a leader an election.
         let delay = self.config.server.drain_delay;
-        tokio::join!(tokio::time::sleep(delay), hand_over(&self.group, delay));
+        tokio::join!(tokio::time::sleep(delay), async {
+            sessions.leave(self.config.session.drain_grace).await;
+            sessions.settled(SOCKETS_TIMEOUT).await;
+            hand_over(&self.group, delay).await;
+        });
         close.send_replace(true);
         if let Err(error) = serving.await {
             tracing::error!(%error, "the HTTP listener ended badly");
@@ -186,6 +223,7 @@ impl Node {
         }
         locks.settled(CANCELLATIONS_TIMEOUT).await;
         self.group.shutdown().await;
+        session_work.abort();
         scrape.abort();
         beat.abort();
         tracing::info!(node = name, "stopped");
@@ -226,6 +264,29 @@ async fn hand_over(group: &Group, patience: Duration) {
             }
             Err(_) => tokio::time::sleep(HANDOVER_PAUSE).await,
         }
+    }
+}
+
+/// Everything that looks at what is applied.
+struct Observers(LockObserver, SessionObserver);
+
+impl Observer for Observers {
+    fn applied(&self, entries: &[AppliedEntry]) {
+        self.0.applied(entries);
+        self.1.applied(entries);
+    }
+
+    fn installed(&self, index: LogIndex) {
+        self.0.installed(index);
+        self.1.installed(index);
+    }
+}
+
+fn session_settings(config: &Config) -> sessions::Settings {
+    sessions::Settings {
+        ttl: Millis(u64::try_from(config.session.ttl.as_millis()).unwrap_or(u64::MAX)),
+        node_timeout: config.cluster.node_timeout,
+        public_url: config.server.public_url.clone(),
     }
 }
 

@@ -191,7 +191,7 @@ pub struct Node {
     pub metadata: BTreeMap<String, String>,
     /// Starts of its data directory.
     pub boot: String,
-    /// WebSocket sessions on it.
+    /// Sessions that have a socket on it.
     pub sessions: u64,
 }
 
@@ -217,7 +217,7 @@ impl Node {
             zone: Some(view.info.zone).filter(|zone| !zone.is_empty()),
             metadata: view.info.metadata,
             boot: view.boot.to_string(),
-            sessions: 0,
+            sessions: report.sessions,
         }
     }
 }

@@ -13,6 +13,9 @@ section! {
         listen: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED), env "OVNCP_LISTEN_ADDRESS";
         /// Port of the HTTP and WebSocket listener; 0 takes a free one.
         port: u16 = 8080, env "NODE_PORT";
+        /// Where clients reach the cluster, such as `https://ovncp.example.com`: what a client that is asked to move is
+        /// told. Without it, that is the address of the node it is sent to.
+        public_url: Option<String> = None, env "OVNCP_PUBLIC_URL";
         /// Port of `/metrics`; 0 takes a free one.
         metrics_port: u16 = 9090, env "METRICS_PORT", env "OVNCP_METRICS_PORT";
         /// Bearer token of administrators (forced release, removal, transfer). Without it these calls are

@@ -42,7 +42,7 @@ fn checked(name: String) -> Result<String, ApiError> {
 
 /// Says in the words of elections what locks refuse.
 fn refused(error: ApiError, name: &str) -> ApiError {
-    let ApiError { code, detail, mut fields } = error;
+    let ApiError { code, detail, mut fields, retry_after } = error;
     let (code, detail) = match code {
         Code::LockHeld => (Code::ElectionHeld, format!("somebody leads or waits to lead {name}")),
         Code::LockTimeout => (Code::ElectionTimeout, format!("the election {name} was not won in time")),
@@ -61,9 +61,9 @@ fn refused(error: ApiError, name: &str) -> ApiError {
             let detail = detail.replacen(field, ours, 1);
             let ours = Value::from(ours);
             fields.insert("field".to_owned(), ours);
-            return ApiError { code, detail, fields };
+            return ApiError { code, detail, fields, retry_after };
         }
-        code => return ApiError { code, detail, fields },
+        code => return ApiError { code, detail, fields, retry_after },
     };
     fields.remove("key");
     if let Some(mut leader) = fields.remove("holder") {
@@ -74,7 +74,7 @@ fn refused(error: ApiError, name: &str) -> ApiError {
         }
         fields.insert("leader".to_owned(), leader);
     }
-    ApiError { code, detail, fields }.with("name", name)
+    ApiError { code, detail, fields, retry_after }.with("name", name)
 }
 
 /// How to campaign.

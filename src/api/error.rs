@@ -77,6 +77,8 @@ codes! {
     UnknownElection = 404 "unknown_election";
     /// There is no such session.
     UnknownSession = 404 "unknown_session";
+    /// The node is not being emptied.
+    NotDraining = 404 "not_draining";
     /// The route does not take this method.
     MethodNotAllowed = 405 "method_not_allowed";
     /// The request did not arrive in time.
@@ -127,6 +129,8 @@ codes! {
     InvalidArgument = 422 "invalid_argument";
     /// The idempotency key was used for another request.
     IdempotencyKeyReused = 422 "idempotency_key_reused";
+    /// The route is a WebSocket: connect with one.
+    UpgradeRequired = 426 "upgrade_required";
     /// A named limit is reached.
     LimitExceeded = 429 "limit_exceeded";
     /// A bounded queue is full.
@@ -137,8 +141,10 @@ codes! {
     NoLeader = 503 "no_leader";
     /// This node lags behind the asked index.
     Lagging = 503 "lagging";
-    /// This node stops.
+    /// This node stops or is being emptied.
     Draining = 503 "draining";
+    /// This node takes in as many clients at once as it can.
+    Busy = 503 "busy";
     /// This node's storage or agreement has failed.
     NodeStopped = 503 "node_stopped";
     /// It may have happened: retry with the same idempotency key.
@@ -154,19 +160,28 @@ pub struct ApiError {
     pub detail: String,
     /// Fields of the case.
     pub fields: Map<String, Value>,
+    /// Seconds after which another try is worth it, when refused; else [`RETRY_SECONDS`].
+    pub retry_after: Option<u16>,
 }
 
 impl ApiError {
     /// A problem with a sentence about this case.
     #[must_use]
     pub fn new(code: Code, detail: impl Into<String>) -> Self {
-        Self { code, detail: detail.into(), fields: Map::new() }
+        Self { code, detail: detail.into(), fields: Map::new(), retry_after: None }
     }
 
     /// Adds a field of the case.
     #[must_use]
     pub fn with(mut self, name: &str, value: impl Into<Value>) -> Self {
         self.fields.insert(name.to_owned(), value.into());
+        self
+    }
+
+    /// Says when to come back. Callers that come in a crowd get different answers.
+    #[must_use]
+    pub fn retry_after(mut self, seconds: u16) -> Self {
+        self.retry_after = Some(seconds);
         self
     }
 
@@ -195,7 +210,10 @@ impl ApiError {
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
         if matches!(status.as_u16(), 429 | 503) {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from(RETRY_SECONDS));
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(self.retry_after.unwrap_or(RETRY_SECONDS)));
+        }
+        if status == StatusCode::UPGRADE_REQUIRED {
+            headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
         }
         if status == StatusCode::UNAUTHORIZED {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));

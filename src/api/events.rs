@@ -477,13 +477,21 @@ impl Filter {
     }
 }
 
+impl ClusterEvent {
+    /// As it is shown.
+    #[must_use]
+    pub fn new(kept: &Kept) -> Self {
+        Self {
+            offset: kept.event.offset.to_string(),
+            cluster_ms: kept.event.at.0,
+            time: wall_clock::utc(kept.event.at, kept.now),
+            change: Change::new(&kept.event.kind),
+        }
+    }
+}
+
 fn block(kind: Kind, kept: &Kept) -> Bytes {
-    let data = ClusterEvent {
-        offset: kept.event.offset.to_string(),
-        cluster_ms: kept.event.at.0,
-        time: wall_clock::utc(kept.event.at, kept.now),
-        change: Change::new(&kept.event.kind),
-    };
+    let data = ClusterEvent::new(kept);
     let mut text = Text::default();
     text.block(Some(kept.event.offset), kind.name(), &data);
     text.into_bytes()

@@ -348,6 +348,17 @@ pub struct Remote(pub SocketAddr);
 /// Proof that the caller may do what only administrators may.
 pub struct Admin;
 
+/// Whether the caller may do what only administrators may; asked where others get less to see.
+pub struct IsAdmin(pub bool);
+
+impl FromRequestParts<State> for IsAdmin {
+    type Rejection = std::convert::Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, app: &State) -> Result<Self, Self::Rejection> {
+        Ok(Self(Admin::from_request_parts(parts, app).await.is_ok()))
+    }
+}
+
 /// Headers that a proxy adds: a request with one of them did not begin on this machine for sure.
 const PROXY_HEADERS: [&str; 4] = ["forwarded", "x-forwarded-for", "x-real-ip", "via"];
 

@@ -146,10 +146,15 @@ impl Health {
             None => Check::when(false, describe(&status.phase)),
         };
         let serving = self.note_start(&status.phase) && !matches!(status.phase, Phase::Stopped { .. });
-        let draining = *self.draining.borrow();
+        let emptied = status.node_id.is_some_and(|id| self.group.read(|state| state.drain(id).is_some()).1);
+        let draining = match (*self.draining.borrow(), emptied) {
+            (true, _) => Check::when(false, "this node stops"),
+            (false, true) => Check::when(false, "this node is being emptied"),
+            (false, false) => Check::when(true, "no"),
+        };
         BTreeMap::from([
             ("apply", Check::when(lag <= LAG_ENTRIES_MAX, format!("{lag} committed entries to apply"))),
-            ("draining", Check::when(!draining, if draining { "this node stops" } else { "no" })),
+            ("draining", draining),
             ("leader", leader(status)),
             ("state", state(&status.integrity)),
             ("membership", member),

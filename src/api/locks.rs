@@ -21,6 +21,7 @@ use crate::services::elections;
 use crate::services::idempotency::Retryable;
 use crate::services::locks::{Ask, Held, WAIT_MS_MAX};
 use crate::services::secret::{SECRET_BYTES_MAX, SECRET_BYTES_MIN};
+use crate::services::sessions::parse_id;
 use crate::wall_clock;
 
 /// Lease when none is asked for.
@@ -105,7 +106,7 @@ pub struct AcquireRequest {
     /// Time from the grant that renewal cannot pass.
     #[serde(default)]
     pub max_hold_ms: Option<u64>,
-    /// Session whose end releases the lock.
+    /// Secret id of a session whose end releases the lock.
     #[serde(default)]
     pub session_id: Option<String>,
     /// Any JSON, at most 4,096 bytes.
@@ -199,10 +200,11 @@ impl AcquireRequest {
                 format!("has {} bytes; allowed are {SECRET_BYTES_MIN} to {SECRET_BYTES_MAX}", secret.len());
             return Err(ApiError::invalid("secret", detail));
         }
-        if let Some(session) = self.session_id {
-            let detail = "no such session";
-            return Err(ApiError::new(Code::UnknownSession, detail).with("session_id", session));
-        }
+        let session = match self.session_id.map(|text| parse_id(&text)) {
+            None => None,
+            Some(Some(id)) => Some(id),
+            Some(None) => return Err(ApiError::new(Code::UnknownSession, "no such session")),
+        };
         Ok(Ask {
             keys,
             mode: self.mode.into(),
@@ -212,6 +214,7 @@ impl AcquireRequest {
             wait: Millis(self.wait_ms),
             hold_max: self.max_hold_ms.map(Millis),
             metadata: self.metadata.map(|metadata| metadata.to_string()),
+            session,
             retry,
         })
     }

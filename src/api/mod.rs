@@ -6,6 +6,7 @@
 
 pub mod cluster;
 pub mod config;
+pub mod drain;
 pub mod edge;
 pub mod elections;
 pub mod error;
@@ -17,11 +18,14 @@ pub mod invalidations;
 pub mod kv;
 pub mod locks;
 pub mod log_level;
+pub mod messages;
 pub mod metrics;
 pub mod openapi;
 pub mod pulse;
 pub mod server;
+pub mod sessions;
 pub mod sse;
+pub mod ws;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -41,6 +45,8 @@ use crate::services::invalidations::Invalidations;
 use crate::services::locks::Locks;
 use crate::services::membership::Membership;
 use crate::services::registers::Registers;
+use crate::services::sessions::Sessions;
+use crate::telemetry::metrics::SessionMetrics;
 use error::{ApiError, Code};
 use health::Health;
 
@@ -61,6 +67,10 @@ pub struct App {
     pub events: Events,
     /// Which cached values are no longer true.
     pub invalidations: Invalidations,
+    /// Sessions of WebSocket clients.
+    pub sessions: Sessions,
+    /// What their sockets count.
+    pub session_metrics: Arc<SessionMetrics>,
     /// Nodes and the leader.
     pub membership: Membership,
     /// Probes.

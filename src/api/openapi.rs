@@ -14,7 +14,10 @@ use utoipa_swagger_ui::SwaggerUi;
 
 use super::error::{ApiError, Code, PROBLEM_JSON};
 use super::extract::ConsistencyParam;
-use super::{Shared, cluster, elections, events, health, invalidations, kv, locks, log_level};
+use super::{
+    Shared, cluster, drain, elections, events, health, invalidations, kv, locks, log_level, messages,
+    sessions, ws,
+};
 
 /// An error of any route (RFC 9457), with further fields of the case.
 #[derive(ToSchema)]
@@ -35,7 +38,7 @@ struct Problem {
 }
 
 const DESCRIPTION: &str = "\
-Coordination without Redis or etcd: locks, registers and membership, replicated by Raft. Any node takes any request.
+Coordination without Redis or etcd: locks, registers, sessions and membership, replicated by Raft. Any node takes any request.
 
 Durations are milliseconds (`_ms`), times RFC 3339 UTC, tokens, offsets, indexes and revisions decimal strings.
 Every write takes an `Idempotency-Key` (1 to 255 visible ASCII characters); a retry with the same key and body gets the same
@@ -73,6 +76,17 @@ fn described() -> OpenApiRouter<Shared> {
         .routes(routes!(elections::observe))
         .routes(routes!(kv::list))
         .routes(routes!(kv::get, kv::put, kv::delete))
+        .routes(routes!(ws::connect))
+        .routes(routes!(sessions::list, sessions::register))
+        .routes(routes!(sessions::list_of_user))
+        .routes(routes!(sessions::get, sessions::end))
+        .routes(routes!(sessions::migrate))
+        .routes(routes!(sessions::put_metadata))
+        .routes(routes!(sessions::rotate))
+        .routes(routes!(sessions::placement))
+        .routes(routes!(messages::publish))
+        .routes(routes!(drain::drain, drain::progress))
+        .routes(routes!(drain::resume))
         .routes(routes!(log_level::get, log_level::put))
 }
 

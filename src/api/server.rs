@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::http::{HeaderValue, Request, Response, header};
+use axum::http::{HeaderValue, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -77,12 +77,12 @@ pub async fn serve(
             Ok((stream, remote, slot)) => {
                 let connection = Connection {
                     edge: Arc::clone(&edge),
-                    metrics: Arc::clone(&metrics),
+                    place: Place::new(Arc::clone(&metrics), slot),
                     remote,
                     limits,
                     draining: ending.draining.clone(),
                 };
-                tokio::spawn(connection.run(stream, slot, phase.subscribe()));
+                tokio::spawn(connection.run(stream, phase.subscribe()));
             }
             Err(error) => {
                 tracing::warn!(%error, "accept a connection");
@@ -109,25 +109,51 @@ async fn accept(
     Ok((stream, remote, slot))
 }
 
+/// A place among the open connections, for as long as anybody holds on to it: a socket that a connection was upgraded to
+/// keeps it.
+#[derive(Clone)]
+pub struct Place(#[expect(dead_code, reason = "held, not looked at")] Arc<Held>);
+
+struct Held {
+    metrics: Arc<HttpMetrics>,
+    _slot: OwnedSemaphorePermit,
+}
+
+impl Place {
+    fn new(metrics: Arc<HttpMetrics>, slot: OwnedSemaphorePermit) -> Self {
+        metrics.connections.inc();
+        Self(Arc::new(Held { metrics, _slot: slot }))
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.metrics.connections.dec();
+    }
+}
+
 struct Connection {
     edge: Arc<Edge>,
-    metrics: Arc<HttpMetrics>,
+    place: Place,
     remote: SocketAddr,
     limits: Limits,
     draining: watch::Receiver<bool>,
 }
 
 impl Connection {
-    async fn answer(&self, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+    async fn answer(&self, mut request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+        if request.headers().contains_key(header::UPGRADE) {
+            request.extensions_mut().insert(self.place.clone());
+        }
         let mut response = self.edge.answer(request, self.remote).await?;
-        if *self.draining.borrow() {
+        // What is no HTTP any more ends by its own rules.
+        if *self.draining.borrow() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         Ok(response)
     }
 
-    async fn run(self, stream: TcpStream, slot: OwnedSemaphorePermit, mut phase: watch::Receiver<Phase>) {
-        self.metrics.connections.inc();
+    async fn run(self, stream: TcpStream, mut phase: watch::Receiver<Phase>) {
         // Small answers must not wait for an acknowledgement of the last one.
         let _ = stream.set_nodelay(true);
         let stream = Impatient::new(stream, self.limits.write_timeout);
@@ -136,7 +162,8 @@ impl Connection {
             .timer(TokioTimer::new())
             .header_read_timeout(self.limits.header_timeout)
             .max_buf_size(HEAD_BYTES_MAX)
-            .serve_connection(TokioIo::new(stream), service);
+            .serve_connection(TokioIo::new(stream), service)
+            .with_upgrades();
         let mut connection = std::pin::pin!(connection);
         let mut closing = false;
         loop {
@@ -158,8 +185,6 @@ impl Connection {
                 }
             }
         }
-        self.metrics.connections.dec();
-        drop(slot);
     }
 
     fn log(&self, error: &hyper::Error) {

@@ -70,5 +70,8 @@ section! {
     pub struct SessionConfig, file SessionFile {
         /// How long a session outlives its node or its socket.
         ttl: Duration = Duration::from_secs(30 * 60), env "SESSION_TTL";
+        /// How long a stopping node lets WebSocket clients go elsewhere before it closes what is left. With
+        /// `server.drain_delay` and `server.shutdown_timeout` it has to fit into the time that the orchestrator gives.
+        drain_grace: Duration = Duration::from_secs(10), env "OVNCP_SESSION_DRAIN_GRACE";
     }
 }

@@ -125,6 +125,7 @@ impl LeaderTask {
             wait: Millis(WAIT_MS_MAX),
             hold_max: None,
             metadata: None,
+            session: None,
             retry: None,
         }
     }

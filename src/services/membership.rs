@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use ovncp_raft::status::GroupStatus;
 use ovncp_state::view::{ClusterView, NodeView};
-use ovncp_state::{LogIndex, Millis, NodeId, StateHash};
+use ovncp_state::{LogIndex, Millis, NodeId, State, StateHash};
 
 use super::reads::Freshness;
 use super::{Core, ServiceError};
@@ -44,6 +44,8 @@ pub struct NodeReport {
     pub lag: Option<u64>,
     /// Milliseconds since it was last heard from; known on the leader, and for the answering node itself.
     pub last_ack_age_ms: Option<u64>,
+    /// Sessions that have a socket on it.
+    pub sessions: u64,
 }
 
 /// Nodes at one index.
@@ -73,9 +75,13 @@ impl Membership {
 
     /// Live members.
     pub async fn nodes(&self, freshness: Freshness) -> Result<(LogIndex, Nodes), ServiceError> {
-        let (index, (now, views)) = self.core.read(freshness, |state| (state.now(), state.nodes())).await?;
+        let look = |state: &State| {
+            let views = state.nodes().into_iter();
+            (state.now(), views.map(|view| with_sessions(state, view)).collect::<Vec<_>>())
+        };
+        let (index, (now, views)) = self.core.read(freshness, look).await?;
         let status = self.core.group.status();
-        let nodes = views.into_iter().map(|view| report(view, &status)).collect();
+        let nodes = views.into_iter().map(|(view, sessions)| report(view, sessions, &status)).collect();
         Ok((index, Nodes { now, nodes }))
     }
 
@@ -87,10 +93,12 @@ impl Membership {
     ) -> Result<(LogIndex, Option<(Millis, NodeReport)>), ServiceError> {
         let (index, found) = self
             .core
-            .read(freshness, |state| state.node_by_name(name).map(|view| (state.now(), view)))
+            .read(freshness, |state| {
+                state.node_by_name(name).map(|view| (state.now(), with_sessions(state, view)))
+            })
             .await?;
         let status = self.core.group.status();
-        Ok((index, found.map(|(now, view)| (now, report(view, &status)))))
+        Ok((index, found.map(|(now, (view, sessions))| (now, report(view, sessions, &status)))))
     }
 
     /// This node's view of the group, and the leader's name.
@@ -147,7 +155,12 @@ impl Membership {
     }
 }
 
-fn report(view: NodeView, status: &GroupStatus) -> NodeReport {
+fn with_sessions(state: &State, view: NodeView) -> (NodeView, u64) {
+    let sessions = state.session_totals(view.id).attached;
+    (view, sessions)
+}
+
+fn report(view: NodeView, sessions: u64, status: &GroupStatus) -> NodeReport {
     let own = status.node_id == Some(view.id);
     let peer = status.peers.iter().find(|peer| peer.id == view.id);
     let (lag, last_ack_age_ms) = match peer {
@@ -155,5 +168,5 @@ fn report(view: NodeView, status: &GroupStatus) -> NodeReport {
         None if own => (Some(status.committed.0.saturating_sub(status.applied.0)), Some(0)),
         None => (None, None),
     };
-    NodeReport { is_leader: status.leader == Some(view.id), lag, last_ack_age_ms, view }
+    NodeReport { is_leader: status.leader == Some(view.id), lag, last_ack_age_ms, sessions, view }
 }

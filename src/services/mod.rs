@@ -15,6 +15,7 @@ pub mod reads;
 pub mod registers;
 pub mod report;
 pub mod secret;
+pub mod sessions;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -9,5 +9,6 @@ mod prometheus;
 mod quorum;
 mod replacement;
 mod rolling;
+mod sessions;
 mod support;
 mod workload;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use ovncp_raft::error::ProposeError;
-use ovncp_state::command::AcquireLock;
+use ovncp_state::command::{AcquireLock, AcquireLockInSession};
 use ovncp_state::reply::Grant;
 use ovncp_state::view::WaiterStatus;
 use ovncp_state::{Command, LogIndex, Millis, Reply, Salt, WaiterId};
@@ -99,7 +99,12 @@ impl Locks {
         let own = command.waiter;
         for _ in 0..ATTACH_TRIES {
             presence.proposing();
-            let committed = self.core.propose(key, Command::AcquireLock(command.clone())).await?;
+            let acquire = command.clone();
+            let command = match ask.session {
+                Some(session) => Command::AcquireLockInSession(AcquireLockInSession { acquire, session }),
+                None => Command::AcquireLock(acquire),
+            };
+            let committed = self.core.propose(key, command).await?;
             let waiter = match committed.reply {
                 Reply::Granted(grant) => return Ok((committed.index, grant)),
                 Reply::Refused(refusal) => return Err(refusal.into()),

@@ -13,7 +13,7 @@ use std::time::Duration;
 use ovncp_state::command::{ForceReleaseLock, LockMode, ReleaseLock, RenewLock};
 use ovncp_state::reply::{Grant, Renewed};
 use ovncp_state::view::LockView;
-use ovncp_state::{Command, FencingToken, LogIndex, Millis, Reply, RequestKey};
+use ovncp_state::{Command, FencingToken, LogIndex, Millis, Reply, RequestKey, SessionId};
 
 use super::idempotency::Retryable;
 use super::reads::Freshness;
@@ -54,6 +54,8 @@ pub struct Ask {
     pub hold_max: Option<Millis>,
     /// JSON text.
     pub metadata: Option<String>,
+    /// The session that the request and the grant end with.
+    pub session: Option<SessionId>,
     /// Identity of a request that may be tried again.
     pub retry: Option<Retryable>,
 }

@@ -1,0 +1,144 @@
+//! Channels that read a log of the cluster directly: they belong to the socket, not to the session.
+
+use std::sync::Arc;
+
+use ovncp_state::EventOffset;
+use ovncp_state::invalidations::Invalidation;
+use serde::Serialize;
+use serde_json::value::to_raw_value;
+use tokio_tungstenite::tungstenite::Utf8Bytes;
+
+use super::frames::{self, Say, Since};
+use crate::api::App;
+use crate::api::error::ApiError;
+use crate::api::events::ClusterEvent;
+use crate::api::invalidations::InvalidationEntry;
+use crate::services::sessions::node_name;
+use crate::services::{events, invalidations};
+
+/// The logs that a socket reads. Nothing is allocated before it reads one.
+#[derive(Default)]
+pub(super) struct Tails {
+    events: Option<Box<events::Watcher>>,
+    invalidations: Option<Box<invalidations::Subscription>>,
+}
+
+/// What a log has to tell: frames, in order.
+pub(super) struct Tail(pub(super) Vec<Utf8Bytes>);
+
+impl Tails {
+    /// Begins to read what is asked for and not read yet.
+    pub(super) fn open(
+        app: &App,
+        present: &Self,
+        events: Option<Since>,
+        invalidations: Option<Since>,
+    ) -> Result<Self, ApiError> {
+        let mut opened = Self::default();
+        if let Some(Since(since)) = events.filter(|_| present.events.is_none()) {
+            let since = since.map(|text| text.parse().map(EventOffset)).transpose();
+            let since = since.map_err(|_| ApiError::invalid("since", "is not an offset of an event"))?;
+            opened.events = Some(Box::new(app.events.watch(since, |_| ())?.0));
+        }
+        if let Some(Since(since)) = invalidations.filter(|_| present.invalidations.is_none()) {
+            let since = since.map(|text| text.parse()).transpose();
+            let since = since.map_err(|_| ApiError::invalid("since", "is no `epoch:offset`"))?;
+            opened.invalidations = Some(Box::new(app.invalidations.subscribe(since)?));
+        }
+        Ok(opened)
+    }
+
+    pub(super) fn join(&mut self, opened: Self) {
+        self.events = self.events.take().or(opened.events);
+        self.invalidations = self.invalidations.take().or(opened.invalidations);
+    }
+
+    pub(super) fn close(&mut self, events: bool, invalidations: bool) {
+        if events {
+            self.events = None;
+        }
+        if invalidations {
+            self.invalidations = None;
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.events.is_none() && self.invalidations.is_none()
+    }
+
+    pub(super) fn names(&self) -> impl Iterator<Item = &'static str> + use<> {
+        let events = self.events.is_some().then_some(frames::EVENTS);
+        let invalidations = self.invalidations.is_some().then_some(frames::INVALIDATIONS);
+        events.into_iter().chain(invalidations)
+    }
+
+    /// Waits for what comes next. Cancel-safe.
+    pub(super) async fn next(&mut self, app: &App) -> Tail {
+        let Self { events, invalidations } = self;
+        tokio::select! {
+            step = next_event(events) => Tail(event_texts(step)),
+            (epoch, step) = next_invalidation(invalidations) => Tail(invalidation_texts(app, epoch, step)),
+        }
+    }
+}
+
+async fn next_event(watcher: &mut Option<Box<events::Watcher>>) -> events::Step {
+    match watcher {
+        Some(watcher) => watcher.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// With the epoch of what comes.
+async fn next_invalidation(
+    subscription: &mut Option<Box<invalidations::Subscription>>,
+) -> (u16, invalidations::Step) {
+    match subscription {
+        Some(subscription) => {
+            let step = subscription.next().await;
+            (subscription.position().epoch, step)
+        }
+        None => std::future::pending().await,
+    }
+}
+
+fn event_text(channel: &'static str, offset: String, at_ms: u64, data: &impl Serialize) -> Utf8Bytes {
+    // From our own structs: it cannot fail.
+    let data = to_raw_value(data).unwrap_or_default();
+    Say::Event { channel, offset, at_ms, data: &data }.text().into()
+}
+
+fn reset_text(channel: &'static str, first: String, next: String) -> Vec<Utf8Bytes> {
+    vec![Say::Reset { channel: Some(channel), first, next }.text().into()]
+}
+
+fn event_texts(step: events::Step) -> Vec<Utf8Bytes> {
+    let events = match step {
+        events::Step::Events(events) => events,
+        events::Step::Reset(reset) => {
+            return reset_text(frames::EVENTS, reset.first.to_string(), reset.next.to_string());
+        }
+    };
+    let text = |kept: &Arc<events::Kept>| {
+        let (offset, at_ms) = (kept.event.offset.to_string(), kept.event.at.0);
+        event_text(frames::EVENTS, offset, at_ms, &ClusterEvent::new(kept))
+    };
+    events.iter().map(text).collect()
+}
+
+fn invalidation_texts(app: &App, epoch: u16, step: invalidations::Step) -> Vec<Utf8Bytes> {
+    let entries = match step {
+        invalidations::Step::Entries(entries) => entries,
+        invalidations::Step::Reset { first, next } => {
+            return reset_text(frames::INVALIDATIONS, first.to_string(), next.to_string());
+        }
+    };
+    let text = |entry: &Arc<Invalidation>| {
+        let (now, origin) = app.events.look(|state| (state.now(), node_name(state, entry.origin)));
+        // As `since` takes it.
+        let offset = format!("{epoch}:{}", entry.offset);
+        let data = InvalidationEntry::new(epoch, entry, origin, now);
+        event_text(frames::INVALIDATIONS, offset, entry.at.0, &data)
+    };
+    entries.iter().map(text).collect()
+}
