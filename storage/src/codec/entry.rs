@@ -3,7 +3,7 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use openraft::EntryPayload;
 use ovncp_state::{Millis, NodeId};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
 use super::{CodecError, WireLogId, WireMembership, decode, open};
 use crate::types::{Origin, Proposal, TypeConfig};
@@ -24,7 +24,8 @@ const MEMBERSHIP: u8 = 2;
 const HEAD_BYTES_MAX: usize = 2 + 5 * 10;
 
 /// What stands before the envelope of a normal entry.
-#[derive(Serialize, Deserialize)]
+#[derive(Deserialize)]
+#[cfg_attr(test, derive(serde::Serialize))]
 struct NormalHead {
     log_id: WireLogId,
     at: Millis,
@@ -48,11 +49,11 @@ pub fn encode_entry_into<B: BufMut>(entry: &Entry, bytes: &mut B) {
 pub(crate) fn encode_head_into<'a, B: BufMut>(entry: &'a Entry, bytes: &mut B) -> &'a [u8] {
     let log_id = WireLogId::from(entry.log_id);
     match &entry.payload {
-        EntryPayload::Blank => put(bytes, BLANK, &log_id),
-        EntryPayload::Normal(proposal) => {
-            let head = NormalHead { log_id, at: proposal.at, origin: proposal.origin };
-            put(bytes, NORMAL, &head);
-            return &proposal.envelope;
+        EntryPayload::Blank => put(bytes, BLANK, [log_id.term, log_id.index]),
+        EntryPayload::Normal(Proposal { at, origin, envelope }) => {
+            // The fields of `NormalHead`.
+            put(bytes, NORMAL, [log_id.term, log_id.index, at.0, origin.node.0, origin.ticket]);
+            return envelope;
         }
         EntryPayload::Membership(membership) => {
             let payload = super::append(Vec::new(), &(log_id, WireMembership::from(membership)));
@@ -98,9 +99,48 @@ pub fn normal_entry(term: u64, index: u64, at: Millis, node: NodeId, ticket: u64
     Entry { log_id: WireLogId { term, index }.into(), payload: EntryPayload::Normal(proposal) }
 }
 
-fn put<B: BufMut, T: Serialize>(bytes: &mut B, kind: u8, head: &T) {
+/// Appends numbers as postcard encodes them, low seven bits first. By hand, because every entry passes here on its way
+/// to the disk: 128 of them take 3 us less than by way of serde.
+fn put<B: BufMut, const NUMBERS: usize>(bytes: &mut B, kind: u8, numbers: [u64; NUMBERS]) {
     let mut buffer = [0; HEAD_BYTES_MAX];
     buffer[..2].copy_from_slice(&[FORMAT, kind]);
-    let head = postcard::to_slice(head, &mut buffer[2..]).expect("a head is shorter than its bound").len();
-    bytes.put_slice(&buffer[..2 + head]);
+    let mut len = 2;
+    for mut number in numbers {
+        while number >= 0x80 {
+            buffer[len] = number as u8 | 0x80;
+            number >>= 7;
+            len += 1;
+        }
+        buffer[len] = number as u8;
+        len += 1;
+    }
+    bytes.put_slice(&buffer[..len]);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_encoded_as_postcard_does() {
+        let sevens = (0..64).step_by(7).map(|bits| 1_u64 << bits);
+        let numbers: Vec<u64> =
+            sevens.flat_map(|number| [number - 1, number, number + 1]).chain([u64::MAX]).collect();
+        for (nth, number) in numbers.iter().enumerate() {
+            let other = |by: usize| numbers[(nth + by) % numbers.len()];
+            let (term, index, at, node, ticket) = (*number, other(1), other(4), other(9), other(16));
+            let entry = normal_entry(term, index, Millis(at), NodeId(node), ticket, Bytes::from_static(b"abc"));
+            let head = NormalHead {
+                log_id: WireLogId { term, index },
+                at: Millis(at),
+                origin: Origin { node: NodeId(node), ticket },
+            };
+            let encoded = [&[FORMAT, NORMAL], &*postcard::to_stdvec(&head).unwrap(), b"abc"].concat();
+            assert_eq!(encode_entry(&entry), encoded);
+            assert_eq!(decode_entry(&encoded.into()).unwrap(), entry);
+            let blank = Entry { log_id: WireLogId { term, index }.into(), payload: EntryPayload::Blank };
+            let encoded = [&[FORMAT, BLANK], &*postcard::to_stdvec(&head.log_id).unwrap()].concat();
+            assert_eq!(encode_entry(&blank), encoded);
+        }
+    }
 }
