@@ -1,6 +1,7 @@
 //! What the nodes say about themselves: who leads, what they hold in the end, and whether they ended unasked.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -12,6 +13,10 @@ use crate::history::{History, Kind, Process};
 /// Entries that a node may lack at the end, half a minute after healing, before that is called a fault. While nobody
 /// writes, leases and watches add a few entries per second.
 pub(super) const BEHIND_MAX: u64 = 500;
+
+/// Half of what nodes answer from their own memory comes within this time, where they get to run at all: the shortest
+/// election time-out is hardly longer. On a machine that is busier than that nobody can say that they do not recover.
+pub(super) const STARVED: Duration = Duration::from_millis(100);
 
 /// At most one leader per term, over everything that any node ever said.
 pub(super) fn check_leaders(operations: &[Operation<'_>]) -> Option<Check> {
@@ -136,22 +141,53 @@ pub(super) fn check_exits(history: &History) -> Option<Check> {
     check.counts.contains_key("exits").then_some(check)
 }
 
-/// After everything is healed all nodes become ready.
-pub(super) fn check_recovery(history: &History) -> Option<Check> {
+/// After everything is healed all nodes become ready, on a machine that lets them run.
+pub(super) fn check_recovery(history: &History, operations: &[Operation<'_>]) -> Option<Check> {
     let mut check = Check::new("recovery", "once everything is healed, every node becomes ready");
-    let ended = history.events.iter().filter(|one| one.process == Process::Nemesis && one.f == "recovery");
-    for event in ended.filter(|one| one.kind == Kind::Info) {
+    let events = history.events.iter().filter(|one| one.process == Process::Nemesis && one.f == "recovery");
+    let mut began_ns = 0;
+    for event in events {
+        if event.kind != Kind::Info {
+            began_ns = event.time_ns;
+            continue;
+        }
         check.count("waits", 1);
         check.count("ms until ready", event.value.get("took_ms").and_then(Value::as_u64).unwrap_or(0));
-        for node in event.value.get("not_ready").and_then(Value::as_array).into_iter().flatten() {
-            check.fail(Finding {
+        let late: Vec<String> =
+            event.value.get("not_ready").and_then(Value::as_array).into_iter().flatten().map(text).collect();
+        if late.is_empty() {
+            continue;
+        }
+        let median = median_answer(operations, began_ns, event.time_ns);
+        let starved = median.filter(|median| *median > STARVED);
+        for node in late {
+            let at = seconds(event.time_ns);
+            let finding = |text: String| Finding {
                 window_ns: Some((event.time_ns, event.time_ns)),
                 events: vec![event.index],
-                ..Finding::new(format!("{} was not ready by {}", text(node), seconds(event.time_ns)))
-            });
+                ..Finding::new(text)
+            };
+            match starved {
+                None => check.fail(finding(format!("{node} was not ready by {at}"))),
+                Some(median) => check.unknown(finding(format!(
+                    "{node} was not ready by {at}, but the machine was too busy to tell: half of what nodes \
+                     answer from memory took longer than {} ms",
+                    median.as_millis()
+                ))),
+            }
         }
     }
     check.counts.contains_key("waits").then_some(check)
+}
+
+/// Of the questions that nodes answer from their own memory, asked from one time to another: the median duration.
+fn median_answer(operations: &[Operation<'_>], from_ns: u64, to_ns: u64) -> Option<Duration> {
+    let asked = operations.iter().filter(|one| one.f() == "leader" && one.is_ok());
+    let inside = asked.filter(|one| (from_ns..to_ns).contains(&one.invoke.time_ns));
+    let mut took: Vec<u64> =
+        inside.filter_map(|one| one.ended_ns()?.checked_sub(one.invoke.time_ns)).collect();
+    took.sort_unstable();
+    took.get(took.len() / 2).map(|median| Duration::from_nanos(*median))
 }
 
 /// What whoever made a fault saw go wrong.

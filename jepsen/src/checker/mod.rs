@@ -44,7 +44,7 @@ pub fn check(plan: &PlanFacts, history: &History) -> Results {
         [
             cluster::check_leaders(&all),
             cluster::check_end_state(&all),
-            cluster::check_recovery(history),
+            cluster::check_recovery(history, &all),
             cluster::check_exits(history),
             cluster::check_nemesis_findings(history),
         ]
@@ -119,6 +119,7 @@ fn assumptions() -> BTreeMap<String, u64> {
         ("clock_tolerance_ms".to_owned(), millis(locks::CLOCK_TOLERANCE)),
         ("entries_behind_max".to_owned(), cluster::BEHIND_MAX),
         ("lease_overdue_max_ms".to_owned(), locks::OVERDUE_MAX_MS),
+        ("starved_ms".to_owned(), millis(cluster::STARVED)),
         ("key_time_max_ms".to_owned(), millis(linearizable::KEY_TIME_MAX)),
         ("all_keys_time_max_ms".to_owned(), millis(linearizable::ALL_KEYS_TIME_MAX)),
         ("configurations_max".to_owned(), linearizable::CONFIGURATIONS_MAX as u64),

@@ -129,3 +129,26 @@ fn a_node_that_does_not_become_ready_is_found() {
     recovery(json!([])).passes("recovery");
     assert_eq!(recovery(json!(["n2"])).finding("recovery").text, "n2 was not ready by 31.0000 s");
 }
+
+#[test]
+fn on_a_machine_that_lets_nobody_run_a_slow_recovery_proves_nothing() {
+    let recovery = |took_ms: u64| {
+        let mut script = Script::default();
+        let done = json!({"took_ms": 30_000, "not_ready": ["n2"]});
+        script.event(Process::Nemesis, Kind::Invoke, ("recovery", ""), Value::Null, 1_000);
+        script.event(Process::Nemesis, Kind::Info, ("recovery", ""), done, 31_000);
+        let view = json!({"term": 5, "leader_id": null, "is_leader": false, "node_id": "n1"});
+        for number in 1..=9 {
+            let at = number * 3_000;
+            script.ok(3, [at, at + took_ms], ("leader", ""), Value::Null, view.clone());
+        }
+        // Before it was healed anything may have been slow.
+        script.ok(4, [0, 900], ("leader", ""), Value::Null, view);
+        script
+    };
+    recovery(90).finding("recovery");
+    let results = recovery(400).results();
+    let check = results.check("recovery").unwrap();
+    assert_eq!(check.verdict, Verdict::Unknown);
+    assert!(check.findings[0].text.contains("longer than 400 ms"), "{:?}", check.findings);
+}
