@@ -1,6 +1,9 @@
 //! Relations between settings, and names that nobody reads.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
+
+use ovncp_state::limits::{SESSION_TTL_MS_MAX, SESSION_TTL_MS_MIN};
 
 use super::layers::{Origin, Override, Problem};
 use super::{Config, docs};
@@ -16,6 +19,7 @@ pub(crate) fn relations(config: &Config, problems: &mut Vec<Problem>, warnings: 
     raft(config, &mut report);
     cluster(config, &mut report);
     server(config, &mut report);
+    sessions(config, &mut report);
     database(config, &mut report);
     if config.cluster.enabled && config.cluster.peers.is_empty() {
         warnings.push(clustering_without_peers(config));
@@ -119,6 +123,23 @@ fn cluster(config: &Config, report: &mut impl FnMut(&str, String)) {
         } else if earlier.iter().any(|other| other.address() == peer.address()) {
             report("cluster.peers", format!("two peers have the address {}", peer.address()));
         }
+    }
+}
+
+fn sessions(config: &Config, report: &mut impl FnMut(&str, String)) {
+    let ttl = config.session.ttl;
+    let [min, max] = [SESSION_TTL_MS_MIN, SESSION_TTL_MS_MAX].map(|bound| Duration::from_millis(bound.0));
+    if !(min..=max).contains(&ttl) {
+        report("session.ttl", format!("{ttl:?} is not between {min:?} and {max:?}"));
+    }
+    let schemes = ["http://", "https://", "ws://", "wss://"];
+    if let Some(url) = &config.server.public_url
+        && !schemes.iter().any(|scheme| url.len() > scheme.len() && url.starts_with(scheme))
+    {
+        report(
+            "server.public_url",
+            format!("{url:?} does not begin with http://, https://, ws:// or wss://"),
+        );
     }
 }
 

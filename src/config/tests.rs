@@ -169,6 +169,11 @@ fn mistakes_name_file_line_and_column() {
             "cluster:\n  enabled: false\n  peers: [a=b]\n",
             "config.yaml:2:12: cluster.enabled: clustering is off",
         ),
+        ("session:\n  ttl: 500ms\n", "config.yaml:2:8: session.ttl: 500ms is not between 1s and 604800s"),
+        (
+            "server:\n  public_url: ovncp.example\n",
+            "config.yaml:2:15: server.public_url: \"ovncp.example\" does not",
+        ),
         (
             "server:\n  metrics_port: 8080\n",
             "config.yaml:2:17: server.metrics_port: port 8080 is that of server.port",

@@ -8,6 +8,9 @@ use serde_json::{Value, json};
 use crate::socket::{Came, PATIENCE, Socket, open, publish, status};
 use crate::support::{Net, TestNode};
 
+/// Clients that come at once: more than are let in at a time, fewer than there may be open files.
+const CROWD: u64 = 320;
+
 /// The node of this name.
 fn named<'a>(nodes: &'a [TestNode], name: &Value) -> &'a TestNode {
     nodes.iter().find(|node| *name == node.name.as_str()).expect("a node of the cluster")
@@ -241,7 +244,7 @@ async fn a_node_that_is_cut_off_closes_its_sockets_and_takes_no_more() {
 async fn many_who_come_at_once_are_let_in_or_asked_to_come_later() {
     let node = TestNode::start().await;
     let mut clients = tokio::task::JoinSet::new();
-    for _ in 0..1_000 {
+    for _ in 0..CROWD {
         let address = node.base.strip_prefix("http://").unwrap().to_owned();
         clients.spawn(async move {
             loop {
@@ -265,7 +268,7 @@ async fn many_who_come_at_once_are_let_in_or_asked_to_come_later() {
         }
     };
     tokio::time::timeout(PATIENCE * 2, all).await.expect("everybody comes in");
-    assert_eq!(node.get("/api/v1/cluster/nodes/node-1").await.expect(200)["sessions"], 1_000);
+    assert_eq!(node.get("/api/v1/cluster/nodes/node-1").await.expect(200)["sessions"], CROWD);
     drop(sockets);
     // All of them are gone: reported in few entries.
     let before = node.group.status().applied;
@@ -275,5 +278,5 @@ async fn many_who_come_at_once_are_let_in_or_asked_to_come_later() {
         }
     };
     tokio::time::timeout(PATIENCE, gone).await.expect("lost sockets are reported");
-    assert!(node.group.status().applied.0 - before.0 < 500, "in batches");
+    assert!(node.group.status().applied.0 - before.0 < CROWD / 2, "in batches");
 }

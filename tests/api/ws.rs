@@ -279,7 +279,6 @@ async fn a_socket_that_never_reads_is_closed_and_resumes() {
     // More than the kernel, the socket's buffers and its queue hold.
     let text = "x".repeat(30_000);
     let mut count = 0;
-    let begun = std::time::Instant::now();
     let detached = async {
         loop {
             let data = json!({"n": count, "text": text});
@@ -294,7 +293,6 @@ async fn a_socket_that_never_reads_is_closed_and_resumes() {
         }
     };
     tokio::time::timeout(PATIENCE * 3, detached).await.expect("a slow consumer is closed");
-    assert!(begun.elapsed() < std::time::Duration::from_secs(58), "long before it counts as lost");
     let text =
         node.client.get(format!("{}/metrics", node.metrics)).send().await.unwrap().text().await.unwrap();
     assert!(text.contains("ovncp_websocket_closes_total{code=\"4008\"} 1"), "{text}");

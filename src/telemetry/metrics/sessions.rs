@@ -83,19 +83,30 @@ impl SessionMetrics {
         vec![
             KNOWN.each([(node, totals.known as f64)]),
             ACTIVE.each([(node, totals.attached as f64)]),
-            self.moves(),
+            self.moves(&others(group, node), node),
             CLOSES.each(closes.map(|(code, closed)| (*code, count(closed)))),
             FRAMES.each(frames.map(|(direction, frames)| (direction, count(frames)))),
         ]
     }
 
-    fn moves(&self) -> MetricFamily {
-        let migrations = self.migrations.lock().unwrap_or_else(PoisonError::into_inner);
-        let moves = migrations.iter();
-        MIGRATIONS.family(
-            moves.map(|((from, to), count)| MIGRATIONS.labelled_value(&[from, to], *count as f64)).collect(),
-        )
+    /// What happened, and a zero for every member from which nothing came yet: else a first move shows no increase.
+    fn moves(&self, others: &[String], own: &str) -> MetricFamily {
+        let mut moves = self.migrations.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        for other in others.iter().take(PAIRS_MAX) {
+            moves.entry((other.clone(), own.to_owned())).or_default();
+        }
+        let moves = moves.iter();
+        let value = |((from, to), count): ((&String, &String), u64)| {
+            MIGRATIONS.labelled_value(&[from, to], count as f64)
+        };
+        MIGRATIONS.family(moves.map(|((from, to), count)| value(((from, to), *count))).collect())
     }
+}
+
+/// Names of the other members.
+fn others(group: &Group, own: &str) -> Vec<String> {
+    let nodes = group.read(|state| state.nodes()).1;
+    nodes.into_iter().map(|node| node.name).filter(|name| name != own).collect()
 }
 
 #[cfg(test)]
@@ -110,9 +121,10 @@ mod tests {
             metrics.migrated(&format!("node-{number}"), "b");
         }
         metrics.migrated("a", "b");
-        let family = metrics.moves();
+        let family = metrics.moves(&["a".to_owned(), "c".to_owned()], "b");
         let total: f64 = family.get_metric().iter().map(|metric| metric.get_counter().get_value()).sum();
-        assert_eq!((family.get_metric().len(), total as usize), (PAIRS_MAX + 1, 2 * PAIRS_MAX + 2));
+        assert_eq!((family.get_metric().len(), total as usize), (PAIRS_MAX + 2, 2 * PAIRS_MAX + 2));
+        assert!(family.get_metric().iter().any(|metric| metric.get_counter().get_value() == 0.0), "from c");
         let labels = |metric: &prometheus::proto::Metric| {
             metric
                 .get_label()
