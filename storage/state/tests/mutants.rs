@@ -6,12 +6,15 @@ use std::fmt::Debug;
 use std::sync::{Mutex, PoisonError};
 
 use ovncp_state::command::{
-    AcquireLock, FormCluster, JoinNode, KvOperation, LockMode, NodeInfo, ReleaseLock, WriteKv,
+    AcquireLock, AnnounceLeader, AttachSession, ChangeNode, FormCluster, Invalidate, JoinNode, KvOperation,
+    LockMode, NewMessage, NodeInfo, NodeStatus, PublishMessages, Recipient, RegisterSession, ReleaseLock,
+    SessionUpdate, UpdateSessions, WriteKv,
 };
 use ovncp_state::mutants::{Mutant, choose, is};
+use ovncp_state::reply::SessionGrant;
 use ovncp_state::{
-    Applied, ClusterId, Command, Entry, FencingToken, Incarnation, LogIndex, Millis, NodeId, Refusal, Reply,
-    Request, RequestKey, SecretHash, State, StateBuilder, WaiterId,
+    Applied, ClusterId, Command, Entry, FencingToken, Incarnation, LogIndex, MessageOffset, Millis, NodeId,
+    Refusal, Reply, Request, RequestKey, SecretHash, SessionId, State, StateBuilder, WaiterId,
 };
 
 /// What the state does, and what it does as this mutant. A mutant belongs to its whole process: one test at a time.
@@ -35,9 +38,12 @@ fn apply(state: &mut State, index: u64, at: u64, request: impl Into<Request>) ->
     state.apply(Entry { index: LogIndex(index), at: Millis(at), request: request.into() })
 }
 
+fn join(name: &str, id: u8) -> JoinNode {
+    JoinNode { name: name.to_owned(), incarnation: Incarnation([id; 16]), info: NodeInfo::default() }
+}
+
 fn formed() -> State {
-    let node =
-        JoinNode { name: "a".to_owned(), incarnation: Incarnation([1; 16]), info: NodeInfo::default() };
+    let node = join("a", 1);
     let form = FormCluster {
         cluster_id: ClusterId([1; 16]),
         formed_at_unix_ms: 0,
@@ -218,4 +224,75 @@ fn hash_order_in_apply_makes_states_differ() {
         node() == node()
     });
     assert_eq!((right, wrong), (true, false));
+}
+
+/// Who sees whom: two nodes, one session, and what comes of it on the first one.
+fn taken_over() -> (State, SessionGrant, Applied) {
+    let mut state = formed();
+    apply(&mut state, BEGIN + 1, 0, Command::JoinNode(join("b", 2)));
+    let id = state.node_by_name("b").unwrap().id;
+    let change = ChangeNode { id, generation: 1, status: Some(NodeStatus::Active), role: None };
+    apply(&mut state, BEGIN + 2, 0, Command::ChangeNode(change));
+    let ttl = Millis(60_000);
+    let register = RegisterSession {
+        id: SessionId([1; 16]),
+        user: "alice".to_owned(),
+        socket: Some(NodeId(1)),
+        ttl,
+        metadata: None,
+    };
+    let message = NewMessage { to: Recipient::User("alice".to_owned()), data: "{}".to_owned(), from: None };
+    let registered = apply(&mut state, BEGIN + 3, 0, Command::RegisterSession(register)).reply;
+    let Reply::Session(session) = registered else { panic!("{registered:?}") };
+    apply(&mut state, BEGIN + 4, 0, Command::PublishMessages(PublishMessages { messages: vec![message] }));
+    let update = SessionUpdate {
+        number: session.number,
+        epoch: 1,
+        idle: Millis(0),
+        position: MessageOffset(1),
+        detach: false,
+    };
+    let report = UpdateSessions { node: NodeId(1), updates: vec![update] };
+    apply(&mut state, BEGIN + 5, 0, Command::UpdateSessions(report));
+    let attach = AttachSession { id: SessionId([1; 16]), node: id, token: None, ttl };
+    let attached = apply(&mut state, BEGIN + 6, 0, Command::AttachSession(attach));
+    let Reply::Session(grant) = attached.reply.clone() else { panic!("{:?}", attached.reply) };
+    (state, grant, attached)
+}
+
+#[test]
+fn session_placed_twice_is_not_told_to_the_node_that_had_it() {
+    let (right, wrong) = both(Mutant::SessionPlacedTwice, || {
+        let (_, grant, attached) = taken_over();
+        (grant.epoch, attached.events.len())
+    });
+    assert_eq!((right, wrong), ((2, 1), (1, 0)));
+}
+
+#[test]
+fn message_duplicated_is_before_the_position_of_a_resume() {
+    let (right, wrong) = both(Mutant::MessageDuplicated, || taken_over().1.position);
+    assert_eq!((right, wrong), (MessageOffset(1), MessageOffset(0)));
+}
+
+#[test]
+fn invalidation_skipped_leaves_a_gap() {
+    let (right, wrong) = both(Mutant::InvalidationSkipped, || {
+        let mut state = formed();
+        let mut invalidate = |index| {
+            let patterns = vec!["a".to_owned()];
+            let command = Invalidate { patterns, tags: vec![], origin: NodeId(1), waited_for: false };
+            let reply = apply(&mut state, index, 0, Command::Invalidate(command)).reply;
+            apply(
+                &mut state,
+                index + 1,
+                0,
+                Command::AnnounceLeader(AnnounceLeader { id: NodeId(1), term: index }),
+            );
+            let Reply::Invalidated { offset, .. } = reply else { panic!("{reply:?}") };
+            offset.0
+        };
+        (invalidate(BEGIN + 1), invalidate(BEGIN + 3))
+    });
+    assert_eq!((right, wrong), ((0, 1), (0, 2)));
 }

@@ -3,11 +3,13 @@
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 use ovncp_state::command::{
-    AcquireLock, CancelWait, FormCluster, JoinNode, KvOperation, LockMode, NodeInfo, WriteKv,
+    AcquireLock, AcquireLockInSession, AttachSession, CancelWait, DrainNode, FormCluster, Invalidate,
+    JoinNode, KvOperation, LockMode, NewMessage, NodeInfo, PublishMessages, Recipient, RegisterSession,
+    RemoveNode, ReportCleared, RotateSession, WriteKv,
 };
 use ovncp_state::{
-    ClusterId, Command, Entry, Incarnation, LogIndex, Millis, NodeId, Record, Request, RequestKey,
-    RestoreError, SecretHash, State, StateBuilder, StateHash, WaiterId,
+    ClusterId, Command, Entry, Incarnation, InvalidationOffset, LogIndex, Millis, NodeId, Record, Request,
+    RequestKey, RestoreError, SecretHash, SessionId, State, StateBuilder, StateHash, WaiterId,
 };
 use proptest::prelude::*;
 
@@ -63,6 +65,7 @@ fn populated() -> State {
         };
         commands.push(Command::WriteKv(WriteKv { conditions: vec![], operations: vec![put] }));
     }
+    commands.extend(later());
     let mut state = State::new();
     for (index, command) in (1..).zip(commands) {
         let key = RequestKey { scope: [u8::try_from(index % 256).unwrap(); 16], body: [0; 16] };
@@ -70,6 +73,54 @@ fn populated() -> State {
         state.apply(Entry { index: LogIndex(index), at: Millis(index), request });
     }
     state
+}
+
+/// Sessions with and without sockets, bound locks, messages, invalidations, a drain and a report.
+fn later() -> Vec<Command> {
+    let id = |by: u8| SessionId([by; 16]);
+    let register = |by: u8| RegisterSession {
+        id: id(by),
+        user: format!("user-{}", by % 3),
+        socket: by.is_multiple_of(2).then_some(NodeId(1 + u64::from(by % 4) / 2)),
+        ttl: Millis(30_000),
+        metadata: Some("{}".into()),
+    };
+    let mut commands: Vec<_> = (0..20).map(|by| Command::RegisterSession(register(by))).collect();
+    for by in 0..10 {
+        let Command::AcquireLock(acquire) =
+            acquire(format!("bound-{}", by % 4), 5_000 + u64::from(by), 20_000)
+        else {
+            unreachable!("it is one")
+        };
+        commands.push(Command::AcquireLockInSession(AcquireLockInSession { acquire, session: id(by) }));
+        let message = NewMessage { to: Recipient::User("user-1".into()), data: "{}".into(), from: None };
+        commands.push(Command::PublishMessages(PublishMessages { messages: vec![message] }));
+        let patterns = vec![format!("switch:{by}:*")];
+        let invalidate = Invalidate { patterns, tags: vec![], origin: NodeId(1), waited_for: false };
+        commands.push(Command::Invalidate(invalidate));
+        let rotate = RotateSession { id: id(by), next: id(100 + by), overlap: Millis(60_000) };
+        commands.push(Command::RotateSession(rotate));
+    }
+    commands.push(Command::ReportCleared(ReportCleared { node: NodeId(2), next: InvalidationOffset(7) }));
+    commands.push(Command::DrainNode(DrainNode { id: NodeId(2), rate_per_s: 50 }));
+    commands
+}
+
+/// Every session ends or goes on, by what is asked of all of them.
+fn go_on_with_sessions(state: &mut State, index: u64) {
+    for (at, by) in (0..120).enumerate() {
+        let attach =
+            AttachSession { id: SessionId([by; 16]), node: NodeId(1), token: None, ttl: Millis(1_000) };
+        let index = LogIndex(index + at as u64);
+        let request = Request::from(Command::AttachSession(attach));
+        state.apply(Entry { index, at: Millis(20_000), request });
+    }
+    for (at, step) in (120..).zip(1..4) {
+        let remove = RemoveNode { id: NodeId(3 - step.min(2)), reason: "gone".into() };
+        let index = LogIndex(index + at);
+        let request = Request::from(Command::RemoveNode(remove));
+        state.apply(Entry { index, at: Millis(20_000 + step * 50_000), request });
+    }
 }
 
 fn build(records: impl IntoIterator<Item = Record>, hash: StateHash) -> Result<State, RestoreError> {
@@ -121,7 +172,7 @@ fn records_out_of_order_are_refused() {
     let two_metas = records.iter().take(1).chain(&records).cloned();
     assert_eq!(build(two_metas, state.hash()).err(), Some(RestoreError::OutOfOrder { position: 1 }));
     let mut swapped = records.clone();
-    let last = swapped.len() - 1;
+    let last = records.iter().rposition(|record| matches!(record, Record::Request(_))).unwrap();
     swapped.swap(5, last);
     assert!(matches!(build(swapped, state.hash()).err(), Some(RestoreError::OutOfOrder { .. })));
 }
@@ -150,6 +201,34 @@ fn records_that_contradict_each_other_are_refused() {
     let problem = "its token was never given".to_string();
     let error = build([young, first], state.hash()).err();
     assert_eq!(error, Some(RestoreError::Impossible { position: 1, problem }));
+}
+
+#[test]
+fn records_of_sessions_that_contradict_each_other_are_refused() {
+    let state = populated();
+    let records: Vec<_> = state.records().collect();
+    // A message that nobody counted would be given its offset again; a binding without its session would outlive it.
+    let without = |gone: fn(&Record) -> bool| {
+        build(records.iter().filter(|record| !gone(record)).cloned(), state.hash()).err()
+    };
+    let refused = |error: Option<RestoreError>, problem: &str| match error {
+        Some(RestoreError::Impossible { problem: found, .. }) => assert_eq!(found, problem),
+        other => panic!("{other:?}"),
+    };
+    refused(without(|record| matches!(record, Record::Offsets(_))), "its offset was never given");
+    let unbound = "it binds what is not there, or is bound already";
+    refused(without(|record| matches!(record, Record::Session(_))), unbound);
+    let locks = |record: &Record| matches!(record, Record::Grant(_) | Record::Waiter(_) | Record::Request(_));
+    refused(without(locks), unbound);
+    for kind in [
+        |record: &Record| matches!(record, Record::Session(_)),
+        |record: &Record| matches!(record, Record::Binding(_)),
+    ] {
+        let mut doubled = records.clone();
+        let at = records.iter().position(kind).unwrap();
+        doubled.insert(at, records[at].clone());
+        assert!(build(doubled, state.hash()).is_err());
+    }
 }
 
 #[test]
@@ -183,9 +262,10 @@ proptest! {
         prop_assert_eq!(built.is_err(), damaged, "damage passed the hash");
         let Err(RestoreError::HashMismatch { actual, .. }) = built else { return Ok(()) };
         if let Ok(mut state) = build(decoded, actual) {
+            go_on_with_sessions(&mut state, 1_000);
             for index in 0..50 {
                 let request = Request::from(acquire(format!("lock-{index}"), 10_000 + index, 1_000));
-                state.apply(Entry { index: LogIndex(1_000 + index), at: Millis(index * 2_000), request });
+                state.apply(Entry { index: LogIndex(2_000 + index), at: Millis(index * 2_000), request });
             }
         }
     }
