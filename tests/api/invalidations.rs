@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use crate::support::{Net, TestNode};
 
 const LOG: &str = "/api/v1/cluster/invalidations";
-const PATIENCE: Duration = Duration::from_secs(90);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 async fn until(what: &str, mut met: impl AsyncFnMut() -> bool) {
     let wait = async {
@@ -321,8 +321,9 @@ async fn the_inactive_hold_up_nobody_and_the_lonely_trust_nothing() {
     third.stop_begun().await;
     until("the stopped node holds up nobody", async || {
         let body = json!({"patterns": ["n:1"], "wait": "all", "timeout_ms": 1_000});
-        let done = first.post(LOG, body).await.expect(200);
-        done["complete"] == true
+        let done = first.post(LOG, body).await;
+        // No leader for a moment is no failure here.
+        done.status == 200 && done.json()["complete"] == true
     })
     .await;
     until("what is kept is served", async || {
