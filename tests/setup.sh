@@ -8,7 +8,8 @@ set -eu
 #   ip, strace  the chaos harness: network namespaces, failing and slow fsync
 #   cc          ring and SQLite are the only C that is ever built (not yet in use)
 #   prometheus  scrapes nodes in the tests; the package brings promtool too
-needed="mkfs.ext4:e2fsprogs ip:iproute2 strace:strace cc:gcc prometheus:prometheus"
+#   haproxy, nginx  stand in front of nodes in the tests, with the configurations of deploy/
+needed="mkfs.ext4:e2fsprogs ip:iproute2 strace:strace cc:gcc prometheus:prometheus haproxy:haproxy nginx:nginx"
 
 missing=""
 for pair in $needed; do
