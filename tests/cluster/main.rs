@@ -6,6 +6,7 @@ mod formation;
 mod full_disk;
 mod invalidations;
 mod prometheus;
+mod proxies;
 mod quorum;
 mod replacement;
 mod rolling;

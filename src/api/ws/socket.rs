@@ -220,7 +220,7 @@ impl Socket {
             resumed,
             position: self.attached.position().to_string(),
             channels: self.attached.channels().iter().map(String::as_str).collect(),
-            resume_url: self.app.sessions.url(&grant.id, None),
+            resume_url: self.app.sessions.resume_url(&grant.id, &self.app.node_name),
             ping_interval_ms: u64::try_from(PING_INTERVAL.as_millis()).unwrap_or(u64::MAX),
         }
         .text();

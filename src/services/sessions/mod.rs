@@ -228,6 +228,13 @@ impl Sessions {
         url
     }
 
+    /// Where a client of this node comes back to: by whichever way it came, and for those who route by what the URL
+    /// says, to the node of this name.
+    #[must_use]
+    pub fn resume_url(&self, id: &SessionId, node: &str) -> String {
+        format!("{}&node={}", self.url(id, None), encoded(node))
+    }
+
     /// Whether the state says that this node is being emptied.
     #[must_use]
     pub fn is_draining(&self) -> bool {

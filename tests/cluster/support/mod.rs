@@ -5,6 +5,7 @@
 
 mod http;
 mod node;
+pub(crate) mod socket;
 
 use std::fmt::Debug;
 use std::sync::atomic::{AtomicU16, Ordering};
