@@ -16,6 +16,7 @@ mod outage;
 mod overload;
 mod renew;
 mod report;
+mod sessions;
 mod target;
 mod wire;
 
@@ -45,6 +46,7 @@ Scenarios:
   handover   planned hand-overs under load: time without a successful write, failed requests
   overload   a multiple of what the cluster can do: what is still done, refused, and how late
   invalidate invalidations at 100 and 1,000 per second: until a subscriber of each node has them, quiet and beside locks
+  sessions   idle WebSockets: memory, log entries; a thousand that move when their node is drained or killed
   churn      names, leases, waits, registers, terms and watchers that come and go: memory of each node over time
 
 Examples:
@@ -56,7 +58,8 @@ Examples:
   ovncp bench failover --runs 7
   ovncp bench overload --clients 2048 --factor 10 --split-cores
   ovncp bench lock --nodes 10 --clients 64           three voters and seven learners
-  ovncp bench churn --time 60m -o json")]
+  ovncp bench churn --time 60m -o json
+  ovncp bench sessions --held 10000 --seconds 60")]
 pub(crate) struct BenchArgs {
     /// What is measured
     #[arg(value_enum)]
@@ -74,7 +77,8 @@ pub(crate) struct BenchArgs {
     /// Which nodes the clients speak to
     #[arg(long, value_enum, default_value_t)]
     target: Aim,
-    /// Locks that are held before anything is measured; for renew those that are renewed [default there: 10,000]
+    /// Locks that are held before anything is measured; for renew those that are renewed, for sessions the sessions
+    /// [default there: 10,000]
     #[arg(long, default_value_t = 0, hide_default_value = true, value_parser = clap::value_parser!(u32).range(0..=2_000_000))]
     held: u32,
     /// Lease of the locks that are renewed
@@ -125,6 +129,7 @@ pub(super) enum Scenario {
     Overload,
     Churn,
     Invalidate,
+    Sessions,
 }
 
 /// Which nodes are spoken to.
@@ -152,6 +157,7 @@ impl Scenario {
             Scenario::Overload => "overload",
             Scenario::Churn => "churn",
             Scenario::Invalidate => "invalidate",
+            Scenario::Sessions => "sessions",
         }
     }
 
@@ -162,10 +168,11 @@ impl Scenario {
 }
 
 pub(crate) async fn run(args: BenchArgs, endpoints: Vec<String>, format: Format) -> Outcome {
-    if args.scenario == Scenario::Failover && !endpoints.is_empty() {
+    if matches!(args.scenario, Scenario::Failover | Scenario::Sessions) && !endpoints.is_empty() {
+        let name = args.scenario.name();
         return Err(Failure::new(
             Exit::Usage,
-            "failover kills nodes, so it runs on a cluster of its own only",
+            format!("{name} kills nodes, so it runs on a cluster of its own only"),
         )
         .help("leave out --endpoint and OVNCP_ENDPOINTS"));
     }
@@ -189,7 +196,7 @@ async fn measure(args: &BenchArgs, target: &mut Target) -> Result<report::Result
     let clients =
         |default: &[u16]| if args.clients.is_empty() { default.to_vec() } else { args.clients.clone() };
     let addresses = target.addresses(args.target).await?;
-    if args.held > 0 && args.scenario != Scenario::Renew {
+    if args.held > 0 && !matches!(args.scenario, Scenario::Renew | Scenario::Sessions) {
         held::hold(args.held, None, &addresses).await?;
     }
     Ok(match args.scenario {
@@ -219,5 +226,6 @@ async fn measure(args: &BenchArgs, target: &mut Target) -> Result<report::Result
             let clients = clients(&[churn::CLIENTS_DEFAULT])[0];
             report::Results::Churn(churn::run(args, clients, &addresses, target).await?)
         }
+        Scenario::Sessions => report::Results::Sessions(sessions::run(args, &addresses, target).await?),
     })
 }

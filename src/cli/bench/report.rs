@@ -7,6 +7,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::environment::Environment;
+use super::sessions::Sessions;
 use super::target::{Cores, Cost, Sizes};
 use super::{Aim, Scenario};
 use crate::cli::failure::{Exit, Failure};
@@ -31,6 +32,7 @@ pub(super) enum Results {
     Overload(Overloads),
     Churn(Churn),
     Invalidations(Vec<Delivery>),
+    Sessions(Sessions),
 }
 
 /// Of invalidations at one rate.
@@ -315,7 +317,7 @@ impl Report {
     fn text(&self) -> String {
         let mut lines = vec![self.environment.line()];
         lines.extend(self.environment.caveats().into_iter().map(|caveat| format!("caution: {caveat}")));
-        if self.held > 0 && self.scenario != Scenario::Renew {
+        if self.held > 0 && !matches!(self.scenario, Scenario::Renew | Scenario::Sessions) {
             lines.push(format!("{} locks held all the time", self.held));
         }
         lines.push(String::new());
@@ -332,6 +334,7 @@ impl Report {
                 lines.push(renewals_text(r));
                 lines.extend(errors([(r.connections, r.errors, &r.first_error)].into_iter()));
             }
+            Results::Sessions(sessions) => lines.push(sessions.text()),
             Results::Failover(failover) => {
                 let what = format!(
                     "time without a successful write after kill -9 of the leader, {} clients",

@@ -224,7 +224,7 @@ impl Target {
     }
 
     /// CPU time of all own nodes.
-    fn cpu_seconds(&self) -> Option<f64> {
+    pub(super) fn cpu_seconds(&self) -> Option<f64> {
         let cluster = &self.own.as_ref()?.cluster;
         (0..cluster.layout.nodes.len()).map(|index| cpu_seconds(cluster.pid(index)?)).sum()
     }
