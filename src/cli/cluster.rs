@@ -165,7 +165,9 @@ async fn ask_leader(leader: &Value) -> Option<Value> {
 /// How many more voters may fail.
 fn autopilot(nodes: &[Value]) -> Value {
     let voters: Vec<_> = nodes.iter().filter(|node| node["role"] == "voter").collect();
-    let healthy = voters.iter().filter(|node| node["status"] == "active").count();
+    // One that is being emptied of its sessions votes like any other.
+    let answers = |status: &Value| status == "active" || status == "draining";
+    let healthy = voters.iter().filter(|node| answers(&node["status"])).count();
     let majority = voters.len() / 2 + 1;
     json!({
         "voters": voters.len(),
@@ -233,6 +235,8 @@ mod tests {
         assert_eq!(of(std::slice::from_ref(&active)), "fault tolerance: 0 (1 of 1 voters healthy, 1 needed)");
         let three = [active.clone(), active.clone(), active.clone(), node("learner", "active")];
         assert_eq!(of(&three), "fault tolerance: 1 (3 of 3 voters healthy, 2 needed)");
+        let emptied = [active.clone(), active.clone(), node("voter", "draining")];
+        assert_eq!(of(&emptied), "fault tolerance: 1 (3 of 3 voters healthy, 2 needed)");
         let two = [active.clone(), active.clone(), node("voter", "suspect")];
         assert_eq!(of(&two), "fault tolerance: 0 (2 of 3 voters healthy, 2 needed)");
         let one = [active, node("voter", "inactive"), node("voter", "suspect")];
