@@ -10,11 +10,13 @@ mod cluster;
 mod describe;
 mod dir;
 mod facts;
+mod invalidations;
 pub mod linearizable;
 mod locks;
 mod operation;
 mod registers;
 mod results;
+mod sessions;
 pub mod synthetic;
 mod validity;
 
@@ -40,6 +42,8 @@ pub fn check(plan: &PlanFacts, history: &History) -> Results {
     let faults = faults(history);
     let mut checks = of_registers(&all);
     checks.extend(of_locks(plan, history, &all));
+    checks.extend(sessions::checks(&all));
+    checks.extend(invalidations::checks(&all));
     checks.extend(
         [
             cluster::check_leaders(&all),

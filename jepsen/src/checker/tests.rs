@@ -9,11 +9,13 @@ use crate::history::{Event, Kind, Process};
 
 mod cluster;
 mod fairness;
+mod invalidations;
 mod locks;
 mod queues;
 mod refusals;
 mod registers;
 mod run;
+mod sessions;
 mod values;
 
 /// Writes histories by hand: times are milliseconds.

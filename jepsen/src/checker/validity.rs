@@ -21,10 +21,11 @@ const ATTEMPTS_WITHOUT_OK_MAX: u64 = 50;
 pub const PROBES: [&str; 3] = ["leader", "final-hash", "final-events"];
 
 /// What the harness asks at the end, and its own resource: no client got anything done by these.
-const OWN: [&str; 2] = ["final-read", "use"];
+const OWN: [&str; 7] =
+    ["final-read", "final-connect", "final-receive", "final-publish", "final-session", "final-follow", "use"];
 
 /// Operations that a workload cannot do without.
-const ESSENTIAL: [(&str, &[&str]); 8] = [
+const ESSENTIAL: [(&str, &[&str]); 10] = [
     ("register", &["read", "write"]),
     ("membership", &["read", "write"]),
     ("lock", &["acquire", "release"]),
@@ -33,6 +34,8 @@ const ESSENTIAL: [(&str, &[&str]); 8] = [
     ("shared", &["acquire", "release"]),
     ("multi", &["acquire", "release"]),
     ("election", &["campaign"]),
+    ("session", &["connect", "receive", "publish", "subscribe"]),
+    ("invalidation", &["append", "follow", "cleared"]),
 ];
 
 /// Enough succeeded, overall, per kind and after healing; every fault was measured to have had an effect.
