@@ -183,30 +183,37 @@ fn gaps(looks: &[Look<'_>]) -> Check {
     check
 }
 
+/// What one node showed in the end.
+#[derive(Default)]
+struct Last<'l, 'h> {
+    /// Where its log begins.
+    first: Option<Place>,
+    entries: BTreeMap<Place, u64>,
+    looks: Vec<&'l Operation<'h>>,
+}
+
 /// In the end every node shows every acknowledged entry, unless it is no longer kept.
 fn complete(appends: &BTreeMap<u64, Operation<'_>>, looks: &[Look<'_>]) -> Check {
     let mut check =
         Check::new("acknowledged entries", "in the end every node shows all that was acknowledged");
-    let mut by_node: BTreeMap<&str, (Option<Place>, BTreeMap<Place, u64>, Vec<&Operation<'_>>)> =
-        BTreeMap::new();
+    let mut by_node: BTreeMap<&str, Last<'_, '_>> = BTreeMap::new();
     for look in looks.iter().filter(|look| look.operation.f() == "final-follow") {
-        let node = look.operation.invoke.node.as_deref().unwrap_or("");
-        let (first, entries, shown_by) = by_node.entry(node).or_default();
-        if shown_by.is_empty() {
-            *first = look.reset.or_else(|| look.entries.first().map(|(place, _)| *place));
+        let last = by_node.entry(look.operation.invoke.node.as_deref().unwrap_or("")).or_default();
+        if last.looks.is_empty() {
+            last.first = look.reset.or_else(|| look.entries.first().map(|(place, _)| *place));
         }
-        entries.extend(look.entries.iter().copied());
-        shown_by.push(&look.operation);
+        last.entries.extend(look.entries.iter().copied());
+        last.looks.push(&look.operation);
     }
     check.count("nodes", by_node.len() as u64);
     for append in appends.values() {
         let Some(place) = acknowledged(append) else { continue };
         check.count("acknowledged", 1);
-        for (node, (first, entries, shown_by)) in &by_node {
-            let is_kept = first.is_none_or(|first| first <= place);
-            if is_kept && !entries.contains_key(&place) {
+        for (node, last) in &by_node {
+            let is_kept = last.first.is_none_or(|first| first <= place);
+            if is_kept && !last.entries.contains_key(&place) {
                 let text = format!("{node} does not show {}, which was acknowledged", shown(place));
-                check.fail(Finding::new(text).shown_by(shown_by.iter().copied().take(1).chain([append])));
+                check.fail(Finding::new(text).shown_by(last.looks.iter().copied().take(1).chain([append])));
             }
         }
     }

@@ -15,10 +15,12 @@ mod fifo;
 mod finish;
 mod groups;
 mod holding;
+mod invalidation;
 mod lock;
 mod probe;
 mod register;
 mod retry;
+mod session;
 mod shared;
 
 use std::sync::Arc;
@@ -58,6 +60,10 @@ pub enum WorkloadKind {
     Election,
     /// Registers while nodes join, leave and are replaced.
     Membership,
+    /// WebSocket sessions: published, delivered, moved, taken over.
+    Session,
+    /// The invalidation log: appended, followed on every node, waited for.
+    Invalidation,
 }
 
 /// A node that can be asked.
@@ -156,6 +162,8 @@ pub async fn client(kind: WorkloadKind, context: ClientContext) -> Result<(), Wo
         WorkloadKind::Shared => groups::shared(&mut actor).await,
         WorkloadKind::Multi => groups::multi(&mut actor).await,
         WorkloadKind::Election => election::run(&mut actor).await,
+        WorkloadKind::Session => session::run(&mut actor).await,
+        WorkloadKind::Invalidation => invalidation::run(&mut actor).await,
     }
     Ok(())
 }
@@ -165,6 +173,11 @@ pub async fn client(kind: WorkloadKind, context: ClientContext) -> Result<(), Wo
 pub async fn finish(kind: WorkloadKind, mut context: ClientContext) -> Result<(), WorkloadError> {
     if matches!(kind, WorkloadKind::Register | WorkloadKind::Membership) {
         finish::registers(&mut context).await?;
+    }
+    match kind {
+        WorkloadKind::Session => session::finish(&mut context).await?,
+        WorkloadKind::Invalidation => invalidation::finish(&mut context).await?,
+        _ => {}
     }
     finish::hashes(&mut context).await
 }

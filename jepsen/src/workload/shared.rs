@@ -7,6 +7,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use rand::RngExt;
 use rand::rngs::StdRng;
 
+use super::session::Directory;
+
 /// Operations on one register, all kinds together: what a checker can search.
 const OPERATIONS_PER_REGISTER_MAX: u32 = 300;
 /// So many of them are made while the register is in use; the rest is for looking at it again later.
@@ -26,6 +28,7 @@ pub struct Shared {
     next_name: AtomicU64,
     registers: Mutex<Registers>,
     resources: Mutex<BTreeMap<String, u64>>,
+    sessions: Mutex<Directory>,
 }
 
 #[derive(Debug)]
@@ -69,6 +72,7 @@ impl Shared {
             next_name: AtomicU64::new(1),
             registers: Mutex::new(registers),
             resources: Mutex::new(BTreeMap::new()),
+            sessions: Mutex::default(),
         }
     }
 
@@ -114,6 +118,11 @@ impl Shared {
         }
         register.operations += 1;
         Some(register.name())
+    }
+
+    /// The sessions of all clients. Not to be held for long.
+    pub(super) fn sessions(&self) -> MutexGuard<'_, Directory> {
+        lock(&self.sessions)
     }
 
     /// Every register of the run.
