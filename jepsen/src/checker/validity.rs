@@ -21,8 +21,16 @@ const ATTEMPTS_WITHOUT_OK_MAX: u64 = 50;
 pub const PROBES: [&str; 3] = ["leader", "final-hash", "final-events"];
 
 /// What the harness asks at the end, and its own resource: no client got anything done by these.
-const OWN: [&str; 7] =
-    ["final-read", "final-connect", "final-receive", "final-publish", "final-session", "final-follow", "use"];
+const OWN: [&str; 8] = [
+    "final-read",
+    "final-connect",
+    "final-receive",
+    "final-publish",
+    "final-session",
+    "final-stale",
+    "final-follow",
+    "use",
+];
 
 /// Operations that a workload cannot do without.
 const ESSENTIAL: [(&str, &[&str]); 10] = [

@@ -42,6 +42,9 @@ pub const CASES: &[Case] = &[
     case("waiter-lost-in-snapshot", WorkloadKind::Fifo, &[KillOne]),
     case("retry-without-key", WorkloadKind::Register, &[PartitionLeader, KillLeader]),
     case("hash-order-in-apply", WorkloadKind::Shared, &[]),
+    case("session-placed-twice", WorkloadKind::Session, &[]),
+    case("invalidation-skipped", WorkloadKind::Invalidation, &[KillLeader]),
+    case("message-duplicated", WorkloadKind::Session, &[]),
     case("single-step-membership", WorkloadKind::Register, &[MembershipCut]),
     case(TIME_OUT_FAILS, WorkloadKind::Register, &[PartitionLeader, KillLeader]),
 ];

@@ -9,6 +9,7 @@
 pub mod clock;
 pub mod conductor;
 mod disk;
+mod drain;
 mod env;
 pub(crate) mod membership;
 mod network;
@@ -83,6 +84,8 @@ pub enum NemesisKind {
     MembershipCut,
     /// SIGTERM and start, one node after the other.
     Rolling,
+    /// A node is emptied of its sessions and taken back.
+    Drain,
 }
 
 /// Why a fault is not made.
@@ -140,6 +143,8 @@ pub enum Running {
     Disk(disk::Running),
     /// See [`clock`].
     Clock(clock::Running),
+    /// See [`drain`].
+    Drain(drain::Running),
 }
 
 impl NemesisKind {
@@ -170,20 +175,29 @@ impl NemesisKind {
             // Two sides take some seconds to elect somebody, one of them with a node that has just been started.
             Self::MembershipCut => (4_000, 8_000),
             Self::Rolling => (0, 0),
+            Self::Drain => (2_000, 6_000),
         };
         (Duration::from_millis(least), Duration::from_millis(most))
     }
 
     /// Whether healing it waits for nodes that need a working cluster.
     pub fn heals_slowly(self) -> bool {
-        matches!(self, Self::BitFlip | Self::Truncate | Self::DiskFull | Self::FsyncEio | Self::MembershipCut)
+        matches!(
+            self,
+            Self::BitFlip
+                | Self::Truncate
+                | Self::DiskFull
+                | Self::FsyncEio
+                | Self::MembershipCut
+                | Self::Drain
+        )
     }
 
     /// Says why it can never be made in this run, if so.
     pub fn possible(self, env: &Env) -> Result<(), String> {
         match Family::of(self) {
             Family::Network => network::possible(self, env),
-            Family::Process => Ok(()),
+            Family::Process | Family::Drain => Ok(()),
             Family::Membership => membership::possible(self, env),
             Family::Disk => disk::possible(self, env),
             Family::Clock => clock::possible(env),
@@ -198,6 +212,7 @@ impl NemesisKind {
             Family::Membership => Ok(membership::start(self, env, rng).await?.map(Running::Membership)),
             Family::Disk => Ok(disk::start(self, env, rng).await?.map(Running::Disk)),
             Family::Clock => Ok(clock::start(self, env, rng).await?.map(Running::Clock)),
+            Family::Drain => Ok(drain::start(env, rng).await?.map(Running::Drain)),
         }
     }
 }
@@ -207,6 +222,7 @@ impl Running {
     async fn is_settled(&self, env: &Env) -> bool {
         match self {
             Self::Membership(running) => membership::is_settled(running, env).await,
+            Self::Drain(running) => drain::is_settled(running, env).await,
             _ => true,
         }
     }
@@ -227,6 +243,7 @@ impl Running {
             Self::Membership(running) => membership::heal(running, env).await,
             Self::Disk(running) => disk::heal(running, env).await,
             Self::Clock(running) => clock::heal(running, env).await,
+            Self::Drain(running) => drain::heal(running, env).await,
         }
     }
 }
@@ -244,6 +261,7 @@ enum Family {
     Disk,
     Clock,
     Membership,
+    Drain,
 }
 
 impl Family {
@@ -256,6 +274,7 @@ impl Family {
             K::PowerOne | K::PowerAll | K::FsyncEio | K::FsyncSlow => Self::Disk,
             K::DiskFull | K::BitFlip | K::Truncate => Self::Disk,
             K::ClockJump | K::ClockDrift => Self::Clock,
+            K::Drain => Self::Drain,
             K::Membership | K::MembershipCut => Self::Membership,
         }
     }

@@ -141,6 +141,6 @@ fn members_of(answer: &Answer) -> Vec<Value> {
 }
 
 /// The API shows long numbers as strings.
-pub(super) fn number(value: &Value) -> Option<u64> {
+pub(crate) fn number(value: &Value) -> Option<u64> {
     value.as_u64().or_else(|| value.as_str()?.parse().ok())
 }

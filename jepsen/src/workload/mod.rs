@@ -35,6 +35,7 @@ use tokio::time::Instant;
 
 use crate::history::Recorder;
 
+pub(crate) use finish::number;
 pub use probe::probe;
 pub use shared::Shared;
 

@@ -42,6 +42,8 @@ struct Seen<'h> {
     refused: Vec<Operation<'h>>,
     /// What clients looked for after the heal.
     finals: Vec<Operation<'h>>,
+    /// Replaced sockets that were waited for in the end.
+    stale: Vec<Operation<'h>>,
 }
 
 /// A socket that was welcomed.
@@ -49,6 +51,8 @@ struct Socket<'h> {
     session: u64,
     user: &'h str,
     epoch: u64,
+    /// Where the session stood when the socket came.
+    position: u64,
     /// First offset that it is to show: the client's own, or where the session stood.
     from: u64,
     connect: Operation<'h>,
@@ -101,6 +105,7 @@ impl<'h> Seen<'h> {
                     session(operation).map(|session| seen.ends.entry(session).or_insert(*operation));
                 }
                 "final-session" => seen.finals.push(*operation),
+                "final-stale" => seen.stale.push(*operation),
                 _ => {}
             }
         }
@@ -125,13 +130,15 @@ impl<'h> Seen<'h> {
             return;
         };
         let asked = operation.input().get("since").and_then(Value::as_u64);
+        let position = operation.number("position").unwrap_or(0);
         let sockets = self.sessions.entry(session).or_default();
         places.insert(id, (session, sockets.len()));
         sockets.push(Socket {
             session,
             user: operation.output().get("user").and_then(Value::as_str).unwrap_or(""),
             epoch: operation.number("epoch").unwrap_or(0),
-            from: asked.or_else(|| operation.number("position")).unwrap_or(0),
+            position,
+            from: asked.unwrap_or(position),
             connect: *operation,
             arrivals: Vec::new(),
         });

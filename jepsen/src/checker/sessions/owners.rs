@@ -2,20 +2,51 @@
 
 use std::collections::BTreeMap;
 
+use super::super::operation::Outcome;
 use super::super::results::{Check, Finding};
 use super::{Seen, Socket};
 
 pub(super) fn check(seen: &Seen<'_>) -> Check {
-    let promise =
-        "each socket of a session has a higher epoch than those before it, and only the newest is served";
+    let promise = "each socket of a session has a higher epoch than those before it, and only the newest is served; the others are told";
     let mut check = Check::new("session owners", promise);
     check.count("sessions", seen.sessions.len() as u64);
     for sockets in seen.sessions.values() {
         check.count("sockets", sockets.len() as u64);
         epochs(&mut check, sockets);
+        positions(&mut check, sockets);
         stale(&mut check, seen, sockets);
     }
+    told(&mut check, seen);
     check
+}
+
+/// Where a session stands never goes back: what was delivered stays delivered.
+fn positions(check: &mut Check, sockets: &[Socket<'_>]) {
+    let mut in_order: Vec<_> = sockets.iter().collect();
+    in_order.sort_by_key(|socket| socket.epoch);
+    for pair in in_order.windows(2).filter(|pair| pair[1].position < pair[0].position) {
+        let text = format!(
+            "session {} went back from {} to {} when it was resumed",
+            pair[0].session, pair[0].position, pair[1].position
+        );
+        check.fail(Finding::new(text).shown_by([&pair[0].connect, &pair[1].connect]));
+    }
+}
+
+/// A socket that another one has replaced is closed, sooner or later.
+fn told(check: &mut Check, seen: &Seen<'_>) {
+    for last in &seen.stale {
+        let Some(sockets) = super::session(last).and_then(|session| seen.sessions.get(&session)) else {
+            continue;
+        };
+        let epoch = last.number("epoch").unwrap_or(0);
+        let Some(newer) = sockets.iter().find(|socket| socket.epoch > epoch) else { continue };
+        check.count("replaced sockets seen to end", 1);
+        if last.outcome == Outcome::Fail {
+            let text = format!("session {}: the socket with epoch {epoch} was never closed", newer.session);
+            check.fail(Finding::new(text).shown_by([&newer.connect, last]));
+        }
+    }
 }
 
 fn epochs(check: &mut Check, sockets: &[Socket<'_>]) {

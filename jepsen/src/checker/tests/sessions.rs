@@ -269,3 +269,27 @@ fn a_subscription_that_is_lost_is_found() {
     connect(&mut script, 9, [60, 61], Some(7), 3, &[]);
     assert_eq!(script.finding(KEPT).text, "session 7 has lost its subscription to c1");
 }
+
+#[test]
+fn a_session_that_forgets_what_was_delivered_is_found() {
+    let mut script = good();
+    let input = json!({"socket": 9, "session": 7, "user": "u1", "since": 7});
+    let output = |epoch: u64, position: u64| json!({"session": 7, "epoch": epoch, "position": position, "user": "u1", "channels": ["c1"]});
+    script.ok(9, [60, 61], ("connect", "7"), input.clone(), output(3, 7));
+    script.passes(OWNERS);
+    script.ok(9, [62, 63], ("connect", "7"), input, output(4, 6));
+    assert_eq!(script.finding(OWNERS).text, "session 7 went back from 7 to 6 when it was resumed");
+}
+
+#[test]
+fn a_replaced_socket_that_stays_open_is_found_and_the_newest_may() {
+    let stale = |script: &mut Script, epoch: u64| {
+        let input = json!({"socket": epoch, "epoch": epoch});
+        script.fail(80, [95, 96], ("final-stale", "7"), input, "still open");
+    };
+    let mut script = good();
+    stale(&mut script, 2);
+    script.passes(OWNERS);
+    stale(&mut script, 1);
+    assert_eq!(script.finding(OWNERS).text, "session 7: the socket with epoch 1 was never closed");
+}

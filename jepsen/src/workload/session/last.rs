@@ -21,7 +21,10 @@ const PAUSE: Duration = Duration::from_millis(200);
 
 /// Looks at every session that is left.
 pub(in crate::workload) async fn finish(context: &mut ClientContext) -> Result<(), WorkloadError> {
-    let kept = std::mem::take(&mut context.shared.sessions().kept);
+    let (kept, stale) = {
+        let mut directory = context.shared.sessions();
+        (std::mem::take(&mut directory.kept), std::mem::take(&mut directory.stale))
+    };
     let recipients: BTreeSet<String> = kept.iter().flat_map(recipients_of).collect();
     let mut actor = Actor::new(context.fork(Pace::new(0.0)))?;
     let mut marks = BTreeMap::new();
@@ -43,6 +46,10 @@ pub(in crate::workload) async fn finish(context: &mut ClientContext) -> Result<(
         });
     }
     looks.join_all().await;
+    // By now all that the clients left behind are replaced.
+    let until = Instant::now() + PATIENCE;
+    let ends: JoinSet<()> = stale.into_iter().map(|socket| socket.see_it_end(until)).collect();
+    ends.join_all().await;
     Ok(())
 }
 

@@ -79,6 +79,8 @@ pub(super) struct Directory {
     /// Session numbers by client.
     live: BTreeMap<u32, u64>,
     kept: Vec<Kept>,
+    /// Sockets that were open when their clients stopped. Others replace them in the end.
+    stale: Vec<Socket>,
 }
 
 /// A session that outlives its client.
@@ -424,17 +426,18 @@ impl Holder<'_> {
 
     /// Leaves the session for the last look, with all that has come.
     fn leave(mut self) {
-        if let Some(mut socket) = self.socket.take() {
-            while !socket.is_closed() {
-                let frames = socket.take("receive");
-                if frames.is_empty() {
-                    break;
-                }
-                self.digest(frames);
+        while let Some(socket) = &mut self.socket {
+            let frames = socket.take("receive");
+            if frames.is_empty() {
+                break;
             }
+            self.digest(frames);
         }
+        self.stale.extend(self.socket.take());
         self.read_stale();
-        self.actor.context.shared.sessions().kept.extend(self.session.take());
+        let mut directory = self.actor.context.shared.sessions();
+        directory.kept.extend(self.session.take());
+        directory.stale.append(&mut self.stale);
     }
 }
 

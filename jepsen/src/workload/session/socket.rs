@@ -320,6 +320,20 @@ impl Socket {
         }
     }
 
+    /// Waits until the server has closed it, for so long at most, and records whether it has. It was replaced.
+    pub(super) async fn see_it_end(mut self, until: Instant) {
+        while !self.is_closed && Instant::now() < until {
+            self.receive("final-receive", until).await;
+        }
+        let asked = json!({ "socket": self.id, "epoch": self.epoch });
+        let invocation = self.begin("final-stale", self.session.to_string(), asked);
+        let outcome = match self.is_closed {
+            true => Outcome::Ok(Value::Null),
+            false => Outcome::Fail("still open".to_owned()),
+        };
+        self.end(&invocation, outcome);
+    }
+
     /// Says good-bye as a client does; the answer comes as a frame.
     pub(super) async fn close(&self) {
         let until = Instant::now() + Duration::from_millis(500);
@@ -469,5 +483,88 @@ mod tests {
         assert_eq!(wish.url(), "ws://a:1/ws?user=u1&session=ab&since=4&token=t%2B");
         let new = Wish { session: None, since: None, token: None, ..wish };
         assert_eq!(new.url(), "ws://a:1/ws?user=u1");
+    }
+
+    /// A server for one socket: the frames that it sends first, answers to the asks that come, and a close code.
+    async fn server(first: Vec<Value>, answers: Vec<Value>, code: u16) -> super::super::Endpoint {
+        use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(async move {
+            let (stream, _) = listener.accept().await.unwrap();
+            let mut stream = tokio_tungstenite::accept_async(stream).await.unwrap();
+            for frame in first {
+                stream.send(Message::text(frame.to_string())).await.unwrap();
+            }
+            for mut answer in answers {
+                let Some(Ok(Message::Text(asked))) = stream.next().await else { panic!("no ask") };
+                let asked: Value = serde_json::from_str(&asked).unwrap();
+                answer["ref"] = asked["id"].clone();
+                stream.send(Message::text(answer.to_string())).await.unwrap();
+            }
+            let close = CloseFrame { code: code.into(), reason: "".into() };
+            stream.send(Message::Close(Some(close))).await.unwrap();
+            while let Some(Ok(_)) = stream.next().await {}
+        });
+        super::super::Endpoint { name: "n1".to_owned(), url }
+    }
+
+    fn wish(node: &super::super::Endpoint) -> Wish<'_> {
+        Wish { f: "connect", node, user: "u1", session: Some(("ab", 7)), since: None, token: None }
+    }
+
+    #[tokio::test]
+    async fn what_comes_over_a_socket_is_recorded_in_its_order_with_asks_between() {
+        let welcome = json!({"type": "welcome", "session_id": "ab", "session": "7", "user": "u1", "node_id": "n1",
+            "epoch": 2, "resumed": true, "position": "5", "channels": ["c1"]});
+        let event = json!({"type": "event", "channel": "c1", "offset": "5", "at_ms": 1, "data": 9});
+        let answers = vec![
+            json!({"type": "published", "offset": "6"}),
+            json!({"type": "error", "code": "limit_exceeded", "status": 429}),
+        ];
+        let node = server(vec![welcome, event], answers, 4001).await;
+        let recorder = Recorder::new(None).unwrap();
+        let (mut socket, welcome) = open(&recorder, 1, &wish(&node)).await.unwrap();
+        assert_eq!((socket.session, socket.epoch, welcome.position), (7, 2, 5));
+        let frame = || json!({"type": "publish", "channel": "c1", "data": 3});
+        assert!(socket.ask("publish", "channel:c1".to_owned(), json!({"data": 3}), frame()).await);
+        assert!(!socket.ask("publish", "channel:c1".to_owned(), json!({"data": 4}), frame()).await);
+        let until = Instant::now() + Duration::from_secs(60);
+        let mut frames = Vec::new();
+        while !socket.is_closed() && Instant::now() < until {
+            frames.extend(socket.receive("receive", until).await);
+        }
+        let channel = "c1".to_owned();
+        assert_eq!(frames, [Frame::Event { channel, offset: 5, data: 9 }, Frame::Closed(Some(4001))]);
+        let events = recorder.history().unwrap().events;
+        let ended: Vec<_> = events.iter().filter(|event| event.kind != Kind::Invoke).collect();
+        assert_eq!((ended[0].f.as_str(), &ended[0].value["epoch"]), ("connect", &json!(2)));
+        assert_eq!((ended[1].kind, &ended[1].value), (Kind::Ok, &json!({"offset": 6})));
+        assert_eq!((ended[2].kind, ended[2].error.as_deref()), (Kind::Fail, Some("limit_exceeded")));
+        assert!(ended[3..].iter().all(|event| event.f == "receive" && event.key.as_deref() == Some("7")));
+        assert!(ended.iter().all(|event| event.process == ended[0].process));
+    }
+
+    #[tokio::test]
+    async fn a_socket_that_is_refused_says_why() {
+        let recorder = Recorder::new(None).unwrap();
+        for (code, error) in [(4009, "session_ended"), (4003, "invalid_token"), (1012, "closed 1012")] {
+            let node = server(Vec::new(), Vec::new(), code).await;
+            assert_eq!(open(&recorder, 1, &wish(&node)).await.unwrap_err(), error);
+        }
+        let draining = "{\"code\":\"draining\"}";
+        let acts = [crate::fake::Act::Answer("503 Service Unavailable", "", draining)];
+        let fake = crate::fake::Fake::start(acts).await;
+        let node = super::super::Endpoint { name: "n1".to_owned(), url: fake.url.clone() };
+        assert_eq!(open(&recorder, 1, &wish(&node)).await.unwrap_err(), "draining");
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        drop(listener);
+        let node = super::super::Endpoint { name: "n1".to_owned(), url };
+        assert_eq!(open(&recorder, 1, &wish(&node)).await.unwrap_err(), "refused");
+        let kinds: Vec<_> = recorder.with_events(|events| {
+            events.iter().filter(|event| event.kind != Kind::Invoke).map(|event| event.kind).collect()
+        });
+        assert_eq!(kinds, [Kind::Fail, Kind::Fail, Kind::Info, Kind::Fail, Kind::Fail]);
     }
 }
