@@ -106,3 +106,25 @@ fn elections() {
     let refusals = ["election_held", "election_timeout", "term_lost", "not_leader", "fenced"];
     runs("election", &["campaign", "renew", "observe", "resign"], &refusals);
 }
+
+#[test]
+fn the_invalidation_log() {
+    runs("invalidation", &["append", "cleared", "follow"], &[]);
+}
+
+#[test]
+fn sessions() {
+    let operations = ["connect", "receive", "publish", "subscribe", "register"];
+    // There is nowhere to move to; sessions that have ended are published to; sockets are taken over on purpose, some
+    // before their welcome or an answer has come.
+    let refusals = [
+        "invalid_target",
+        "unknown_session",
+        "session_moved",
+        "session_ended",
+        "connection_lost",
+        "closed 4001",
+        "busy",
+    ];
+    runs("session", &operations, &refusals);
+}

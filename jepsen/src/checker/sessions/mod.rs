@@ -51,8 +51,8 @@ struct Socket<'h> {
     session: u64,
     user: &'h str,
     epoch: u64,
-    /// Where the session stood when the socket came.
-    position: u64,
+    /// Where the session stood when the socket came; none where the client said where to go on.
+    position: Option<u64>,
     /// First offset that it is to show: the client's own, or where the session stood.
     from: u64,
     connect: Operation<'h>,
@@ -137,7 +137,7 @@ impl<'h> Seen<'h> {
             session,
             user: operation.output().get("user").and_then(Value::as_str).unwrap_or(""),
             epoch: operation.number("epoch").unwrap_or(0),
-            position,
+            position: asked.is_none().then_some(position),
             from: asked.unwrap_or(position),
             connect: *operation,
             arrivals: Vec::new(),

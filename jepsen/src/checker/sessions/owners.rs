@@ -22,14 +22,16 @@ pub(super) fn check(seen: &Seen<'_>) -> Check {
 
 /// Where a session stands never goes back: what was delivered stays delivered.
 fn positions(check: &mut Check, sockets: &[Socket<'_>]) {
-    let mut in_order: Vec<_> = sockets.iter().collect();
-    in_order.sort_by_key(|socket| socket.epoch);
-    for pair in in_order.windows(2).filter(|pair| pair[1].position < pair[0].position) {
-        let text = format!(
-            "session {} went back from {} to {} when it was resumed",
-            pair[0].session, pair[0].position, pair[1].position
-        );
-        check.fail(Finding::new(text).shown_by([&pair[0].connect, &pair[1].connect]));
+    let mut in_order: Vec<_> =
+        sockets.iter().filter_map(|socket| Some((socket.epoch, socket.position?, socket))).collect();
+    in_order.sort_by_key(|(epoch, ..)| *epoch);
+    for pair in in_order.windows(2) {
+        let ((_, before, first), (_, after, second)) = (pair[0], pair[1]);
+        if after < before {
+            let text =
+                format!("session {} went back from {before} to {after} when it was resumed", first.session);
+            check.fail(Finding::new(text).shown_by([&first.connect, &second.connect]));
+        }
     }
 }
 

@@ -33,6 +33,8 @@ const LISTEN_MS_MAX: u64 = 60;
 const REGISTERED_FIRST: f64 = 0.3;
 /// Share of resumes that leave it to the cluster where to go on.
 const WITHOUT_SINCE: f64 = 0.1;
+/// The same for a second socket beside an open one.
+const CLAIMED_WITHOUT_SINCE: f64 = 0.4;
 /// Share of resumes that go where a `migrate` frame led.
 const FOLLOWED: f64 = 0.9;
 /// Share of publications over HTTP in several tries under one idempotency key.
@@ -124,12 +126,12 @@ pub(super) async fn run(actor: &mut Actor) {
     while holder.actor.goes_on().await {
         holder.step().await;
     }
-    holder.leave();
+    holder.leave().await;
 }
 
 impl Holder<'_> {
     async fn step(&mut self) {
-        self.read_stale();
+        self.read_stale().await;
         if self.session.is_none() {
             return self.start().await;
         }
@@ -281,13 +283,15 @@ impl Holder<'_> {
     }
 
     /// Sockets that were replaced: whatever they still show goes into the history, and counts for nothing else.
-    fn read_stale(&mut self) {
+    async fn read_stale(&mut self) {
         for socket in &mut self.stale {
             socket.take("receive");
         }
         self.stale.retain(|socket| !socket.is_closed());
         let surplus = self.stale.len().saturating_sub(STALE_MAX);
-        self.stale.drain(..surplus);
+        for socket in self.stale.drain(..surplus).collect::<Vec<_>>() {
+            socket.cut_off("receive").await;
+        }
     }
 
     async fn publish(&mut self) {
@@ -366,22 +370,25 @@ impl Holder<'_> {
         let Some(mut socket) = self.socket.take() else { return };
         if polite {
             socket.close().await;
-        }
-        let frames = socket.take("receive");
-        self.digest(frames);
-        if polite {
+            let frames = socket.take("receive");
+            self.digest(frames);
             // It may still say something.
             self.stale.push(socket);
+        } else {
+            let frames = socket.cut_off("receive").await;
+            self.digest(frames);
         }
     }
 
     /// One more socket of the same session, elsewhere, while this one is open.
     async fn claim(&mut self) {
         let (Some(session), Some(node)) = (self.session.clone(), self.actor.any_node()) else { return };
+        let asks = !self.actor.chance(CLAIMED_WITHOUT_SINCE);
         let wish = wish(&session, &node);
+        let wish = Wish { since: wish.since.filter(|_| asks), ..wish };
         let id = self.new_socket();
-        if let Ok((socket, _)) = socket::open(&self.actor.context.recorder, id, &wish).await {
-            self.take_over(socket, session.since);
+        if let Ok((socket, welcome)) = socket::open(&self.actor.context.recorder, id, &wish).await {
+            self.take_over(socket, wish.since.unwrap_or(welcome.position));
         }
     }
 
@@ -425,7 +432,7 @@ impl Holder<'_> {
     }
 
     /// Leaves the session for the last look, with all that has come.
-    fn leave(mut self) {
+    async fn leave(mut self) {
         while let Some(socket) = &mut self.socket {
             let frames = socket.take("receive");
             if frames.is_empty() {
@@ -434,7 +441,7 @@ impl Holder<'_> {
             self.digest(frames);
         }
         self.stale.extend(self.socket.take());
-        self.read_stale();
+        self.read_stale().await;
         let mut directory = self.actor.context.shared.sessions();
         directory.kept.extend(self.session.take());
         directory.stale.append(&mut self.stale);

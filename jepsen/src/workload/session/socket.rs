@@ -334,6 +334,21 @@ impl Socket {
         self.end(&invocation, outcome);
     }
 
+    /// Cuts the connection without a word. Everything that was read from it is recorded first: what the server may take
+    /// for delivered, since a ping behind it was answered, was seen.
+    pub(super) async fn cut_off(mut self, f: &str) -> Vec<Frame> {
+        let (unused, _) = mpsc::channel(1);
+        // The task that reads ends when nobody can send any more.
+        drop(std::mem::replace(&mut self.send, unused));
+        let mut all = Vec::new();
+        while let Some(frame) = self.arrived.recv().await {
+            self.waiting.push_back(frame);
+            all.extend(self.take(f));
+        }
+        all.extend(self.take(f));
+        all
+    }
+
     /// Says good-bye as a client does; the answer comes as a frame.
     pub(super) async fn close(&self) {
         let until = Instant::now() + Duration::from_millis(500);
@@ -543,6 +558,27 @@ mod tests {
         assert_eq!((ended[2].kind, ended[2].error.as_deref()), (Kind::Fail, Some("limit_exceeded")));
         assert!(ended[3..].iter().all(|event| event.f == "receive" && event.key.as_deref() == Some("7")));
         assert!(ended.iter().all(|event| event.process == ended[0].process));
+    }
+
+    #[tokio::test]
+    async fn a_socket_that_is_cut_off_loses_nothing_that_was_read() {
+        let welcome = json!({"type": "welcome", "session_id": "ab", "session": "7", "user": "u1", "node_id": "n1",
+            "epoch": 2, "resumed": true, "position": "0", "channels": []});
+        let event = |offset: u64| json!({"type": "event", "channel": "user", "offset": offset.to_string(), "data": 9});
+        let frames = [welcome].into_iter().chain((0..200).map(event)).collect();
+        // An answer is waited for, so that the server has not closed.
+        let node = server(frames, vec![json!({"type": "published", "offset": "6"}), json!({})], 1000).await;
+        let recorder = Recorder::new(None).unwrap();
+        let (mut socket, _) = open(&recorder, 1, &wish(&node)).await.unwrap();
+        let frame = json!({"type": "publish", "channel": "user", "data": 3});
+        assert!(socket.ask("publish", "user:u1".to_owned(), json!({"data": 3}), frame).await);
+        // The answer came behind all of them.
+        assert_eq!(socket.cut_off("receive").await.len(), 200);
+        let shown = recorder.with_events(|events| {
+            let received = events.iter().filter(|event| event.kind == Kind::Ok && event.f == "receive");
+            received.map(|event| event.value["frames"].as_array().unwrap().len()).sum::<usize>()
+        });
+        assert_eq!(shown, 200);
     }
 
     #[tokio::test]
