@@ -129,7 +129,8 @@ mod tests {
         for (nth, number) in numbers.iter().enumerate() {
             let other = |by: usize| numbers[(nth + by) % numbers.len()];
             let (term, index, at, node, ticket) = (*number, other(1), other(4), other(9), other(16));
-            let entry = normal_entry(term, index, Millis(at), NodeId(node), ticket, Bytes::from_static(b"abc"));
+            let entry =
+                normal_entry(term, index, Millis(at), NodeId(node), ticket, Bytes::from_static(b"abc"));
             let head = NormalHead {
                 log_id: WireLogId { term, index },
                 at: Millis(at),

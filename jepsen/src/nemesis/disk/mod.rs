@@ -27,6 +27,10 @@ const REFUSAL_LIMIT: Duration = Duration::from_secs(30);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// How a node logs the end of its storage: the words of the log, of the state machine, and of all who ask later.
 const STOPPED: [&str; 3] = ["the log stopped", "the state machine stopped", "storage stopped"];
+/// How a process begins to say why it ends without having served.
+const NOT_STARTED: &str = "error:";
+/// What a refused sync is called there.
+const EIO: &str = "(os error 5)";
 
 /// A fault at work.
 #[derive(Debug)]
@@ -116,18 +120,22 @@ impl Since {
 
     /// The first line that has all these words.
     fn line_with(&self, words: &[&str]) -> Option<String> {
+        self.line(|line| words.iter().all(|word| line.contains(word)))
+    }
+
+    fn line(&self, wanted: impl Fn(&str) -> bool) -> Option<String> {
         let mut bytes = Vec::new();
         let mut file = File::open(&self.log).ok()?;
         file.seek(SeekFrom::Start(self.at)).ok()?;
         file.read_to_end(&mut bytes).ok()?;
         let text = String::from_utf8_lossy(&bytes);
-        let line = text.lines().find(|line| words.iter().all(|word| line.contains(word)))?;
-        Some(line.to_owned())
+        text.lines().find(|line| wanted(line)).map(str::to_owned)
     }
 
-    /// Where the node says that its storage stopped.
+    /// Where the node says that its storage stopped, or, when it was only about to start, why it does not.
     fn stopped(&self) -> Option<String> {
-        STOPPED.iter().find_map(|words| self.line_with(&[words]))
+        let stopped = STOPPED.iter().find_map(|words| self.line_with(&[words]));
+        stopped.or_else(|| self.line(|line| line.starts_with(NOT_STARTED) && line.contains(EIO)))
     }
 }
 
@@ -159,4 +167,26 @@ async fn restart(env: &mut Env, node: &str) -> Result<Option<String>, FaultError
     env.cluster.kill(node).await?;
     env.start(node)?;
     Ok(trouble)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_says_that_it_stopped_or_that_it_does_not_start() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let since = Since { log: file.path().to_owned(), at: 0 };
+        for (text, told) in [
+            ("INFO serving\n", false),
+            // It went on all the same.
+            ("WARN a sync failed: Input/output error (os error 5)\n", false),
+            ("error: listen on 127.0.0.1:1: address in use (os error 98)\n", false),
+            ("ERROR the log stopped: sync wal-3\n", true),
+            ("error: the data directory /x: sync wal-3: Input/output error (os error 5)\n", true),
+        ] {
+            std::fs::write(file.path(), text).unwrap();
+            assert_eq!(since.stopped().is_some(), told, "{text}");
+        }
+    }
 }
