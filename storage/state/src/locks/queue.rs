@@ -104,7 +104,7 @@ impl State {
     /// Lets everything move that the given keys allow: first ends what has ended on them (after a clean-up
     /// that could not finish), then grants, in order of the log, to each waiter that all its keys admit.
     pub(crate) fn wake(&mut self, mut touched: Touched, out: &mut Effects) {
-        let leftovers = self.has_leftovers();
+        let leftovers = self.has_ended();
         let mut ready = BTreeSet::new();
         while let Some(key) = touched.pop_first() {
             if leftovers {
@@ -132,14 +132,14 @@ impl State {
     /// Before a command is judged: rids its keys of what has ended there. Nothing to do unless the bounded
     /// clean-up of this apply left something over.
     pub(crate) fn settle<'a>(&mut self, keys: impl Iterator<Item = &'a Name>, out: &mut Effects) {
-        if self.has_leftovers() {
+        if self.has_ended() {
             self.wake(keys.cloned().collect(), out);
         }
     }
 
     /// The same for a key that may be unknown.
     pub(crate) fn settle_key(&mut self, key: &str, out: &mut Effects) {
-        if self.has_leftovers() {
+        if self.has_ended() {
             self.settle([Name::from(key)].iter(), out);
         }
     }
@@ -231,7 +231,7 @@ impl State {
     /// Live waiters on a key.
     pub(crate) fn waiting_on(&self, key: &str) -> u64 {
         let now = self.meta.now;
-        if self.has_leftovers() {
+        if self.has_ended() {
             return self.locks.queue_of(key).filter(|(_, place)| place.deadline > now).count() as u64;
         }
         self.locks.keys.get(key).map_or(0, |state| state.waiting as u64)
