@@ -65,6 +65,10 @@ pub const EVENTS_KEPT_BYTES_MAX: usize = 32 * 1_024 * 1_024;
 pub const SESSIONS_MAX: usize = 200_000;
 /// Sessions of one user.
 pub const SESSIONS_PER_USER_MAX: usize = 10_000;
+/// Bytes of what clients say of all sessions: user, channels and metadata.
+pub const SESSIONS_BYTES_MAX: usize = 512 * 1_024 * 1_024;
+/// What a channel of a session counts beside its name.
+pub const CHANNEL_OVERHEAD_BYTES: usize = 32;
 /// Lock requests that wait or are granted, bound to one session.
 pub const LOCKS_PER_SESSION_MAX: usize = 1_024;
 /// Channels that one session listens to.
@@ -134,6 +138,7 @@ pub struct Limits {
     pub expiries_per_apply: usize,
     pub sessions: usize,
     pub sessions_per_user: usize,
+    pub sessions_bytes: usize,
     pub locks_per_session: usize,
     pub messages_kept: usize,
     pub messages_kept_bytes: usize,
@@ -157,6 +162,7 @@ impl Default for Limits {
             expiries_per_apply: EXPIRIES_PER_APPLY_MAX,
             sessions: SESSIONS_MAX,
             sessions_per_user: SESSIONS_PER_USER_MAX,
+            sessions_bytes: SESSIONS_BYTES_MAX,
             locks_per_session: LOCKS_PER_SESSION_MAX,
             messages_kept: MESSAGES_KEPT_MAX,
             messages_kept_bytes: MESSAGES_KEPT_BYTES_MAX,

@@ -142,6 +142,9 @@ impl State {
             waiter.into_iter().for_each(|waiter| self.attach(waiter, acquire.node));
         }
         match outcome {
+            Outcome::Reply(Reply::Session(kept)) => {
+                Some(self.session_again(kept, command).unwrap_or_else(Reply::Refused))
+            }
             Outcome::Reply(reply) => Some(reply),
             Outcome::Granted(token) => Some(match self.live_grant(token) {
                 Some(grant) => Reply::Granted(self.grant_reply(grant)),

@@ -263,12 +263,6 @@ impl State {
         out.events.push(event);
     }
 
-    /// Whether something is not as readers see it: it has ended, or a socket is lost, and the bounded clean-up did not
-    /// reach it.
-    pub(crate) fn has_leftovers(&self) -> bool {
-        self.deadlines.first_ended(self.meta.now).is_some() || self.sessions.lost.first().is_some()
-    }
-
     /// Whether something may have ended that the bounded clean-up did not reach. Sockets that were lost just now are
     /// nothing of the kind: each session outlives its socket by [`SESSION_TTL_MS_MIN`] at least. While the sockets of a
     /// dead node are taken away, which takes some entries, this spares every lock command a look at all that holds and
@@ -441,7 +435,7 @@ mod tests {
         let change = ChangeNode { id: NodeId(1), generation, status, role: None };
         let change = Entry { index: LogIndex(7), at: now, request: Command::ChangeNode(change).into() };
         assert_eq!(state.apply(change).reply, Reply::Done);
-        assert!(state.has_leftovers(), "one socket of four is taken away");
+        assert!(state.sessions.lost.first().is_some(), "one socket of four is taken away");
         assert!(!state.has_ended());
 
         state.meta.now = now.after(SESSION_TTL_MS_MIN).before(Millis(1));

@@ -244,6 +244,7 @@ fn bounds(args: &mut ArgumentConsumer<'_>) -> Result<Limits, Box<dyn Error>> {
             "expiries_per_apply" => &mut limits.expiries_per_apply,
             "sessions" => &mut limits.sessions,
             "sessions_per_user" => &mut limits.sessions_per_user,
+            "sessions_bytes" => &mut limits.sessions_bytes,
             "locks_per_session" => &mut limits.locks_per_session,
             "messages_kept" => &mut limits.messages_kept,
             "messages_kept_bytes" => &mut limits.messages_kept_bytes,

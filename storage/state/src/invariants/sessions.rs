@@ -116,6 +116,8 @@ fn indexes(state: &State) -> Result<(), String> {
             && sessions.by_node.contains(&(session.node, number));
         ensure(found, || format!("session {number} is not at its user or its node"))?;
     }
+    let bytes: usize = sessions.table.iter().map(|session| session.size()).sum();
+    ensure(bytes == sessions.bytes, || String::from("the bytes of sessions are miscounted"))?;
     let count = sessions.table.len();
     ensure((sessions.by_user.len(), sessions.by_node.len()) == (count, count), || {
         String::from("a user or a node has a session that is gone")

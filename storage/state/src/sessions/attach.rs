@@ -1,5 +1,6 @@
 //! Sockets come and go.
 
+use alloc::string::ToString;
 use alloc::vec::Vec;
 
 use super::{LostRecord, SessionRecord};
@@ -11,9 +12,12 @@ use crate::limits::{
 };
 use crate::mutants::{self, Mutant};
 use crate::name::Name;
+use crate::reply::SessionGrant;
 use crate::state::Effects;
 use crate::validate;
-use crate::{EventKind, LogIndex, MessageOffset, Millis, NodeId, Refusal, Reply, SessionNumber, State};
+use crate::{
+    Command, EventKind, LogIndex, MessageOffset, Millis, NodeId, Refusal, Reply, SessionNumber, State,
+};
 
 fn check(command: &RegisterSession) -> Result<(), Refusal> {
     validate::bytes("user", command.user.len(), 1, USER_BYTES_MAX)?;
@@ -50,6 +54,8 @@ impl State {
         }
         let user = Name::from(command.user.as_str());
         self.check_room_for_session(&user)?;
+        let metadata = command.metadata.as_ref().map_or(0, |text| text.len());
+        self.check_room_for_bytes(0, user.as_str().len() + metadata)?;
         let (now, index) = (self.meta.now, self.meta.applied);
         let node = match command.socket {
             Some(node) => {
@@ -84,18 +90,40 @@ impl State {
         Ok(reply)
     }
 
+    /// Whether a session that has `before` bytes may have `after`: always, if these are not more.
+    pub(super) fn check_room_for_bytes(&self, before: usize, after: usize) -> Result<(), Refusal> {
+        let (bytes, max) = (self.sessions.bytes + after - before, self.limits.sessions_bytes);
+        if after <= before || bytes <= max {
+            return Ok(());
+        }
+        let over: usize = self.over().map(SessionRecord::size).sum();
+        if bytes - over <= max {
+            return Ok(());
+        }
+        Err(Refusal::LimitExceeded { limit: "sessions_bytes".to_string(), max: max as u64 })
+    }
+
     fn check_room_for_session(&self, user: &Name) -> Result<(), Refusal> {
         let limits = &self.limits;
         // Counting what has ended takes time, and only lowers the count: done at the limit alone.
         if self.sessions.table.len() >= limits.sessions {
-            let live = self.sessions.table.len() - self.ended_sessions();
+            let live = self.sessions.table.len() - self.over().count();
             validate::limit("sessions", live, limits.sessions)?;
         }
         let of_user = self.sessions.users.get(user).copied().unwrap_or(0);
         if of_user < limits.sessions_per_user {
             return Ok(());
         }
-        validate::limit("sessions_per_user", self.sessions_of(user).count(), limits.sessions_per_user)
+        validate::limit("sessions_per_user", self.sessions_of(user), limits.sessions_per_user)
+    }
+
+    /// What a retry is answered whose first try was answered `kept`. The id of then may be worth nothing by now, and its
+    /// node be another one. A socket gets the epoch of its own first try, or two could serve the session with one.
+    pub(crate) fn session_again(&self, kept: SessionGrant, command: &Command) -> Result<Reply, Refusal> {
+        let record = self.known_session(kept.number)?;
+        let without_socket =
+            matches!(command, Command::RegisterSession(register) if register.socket.is_none());
+        Ok(Reply::Session(if without_socket { record.grant() } else { kept }))
     }
 
     pub(crate) fn attach_session(

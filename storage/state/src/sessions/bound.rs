@@ -3,12 +3,11 @@
 //! A binding is there as long as its request waits or its grant is held, whichever comes to an end first: the session
 //! or what is bound to it.
 
-use alloc::vec::Vec;
-
 use serde::{Deserialize, Serialize};
 
 use crate::command::AcquireLockInSession;
 use crate::cow_map::CowMap;
+use crate::locks::Whereabouts;
 use crate::requests::Scope;
 use crate::state::Effects;
 use crate::table::{Object, Table};
@@ -52,9 +51,9 @@ impl Bindings {
     }
 
     /// What is bound to a session.
-    pub(crate) fn of(&self, session: SessionNumber) -> Vec<WaiterId> {
-        let from = self.table.iter_from(|(other, _)| *other < session);
-        from.take_while(|binding| binding.session == session).map(|binding| binding.waiter).collect()
+    pub(crate) fn of(&self, session: SessionNumber) -> impl Iterator<Item = WaiterId> {
+        let from = self.table.iter_from(move |(other, _)| *other < session);
+        from.take_while(move |binding| binding.session == session).map(|binding| binding.waiter)
     }
 }
 
@@ -66,14 +65,30 @@ impl State {
         out: &mut Effects,
     ) -> Result<Reply, Refusal> {
         let session = self.session_of(&command.session)?.number;
-        let bound = self.sessions.bindings.of(session).len();
-        validate::limit("locks_per_session", bound, self.limits.locks_per_session)?;
+        let (bindings, max) = (&self.sessions.bindings, self.limits.locks_per_session);
+        // What has ended and awaits its clean-up is told from the rest at the limit alone.
+        if bindings.of(session).nth(max.saturating_sub(1)).is_some() {
+            let live = bindings.of(session).filter(|waiter| self.is_live(*waiter)).count();
+            validate::limit("locks_per_session", live, max)?;
+        }
         let waiter = command.acquire.waiter;
         let reply = self.acquire(command.acquire, scope, out)?;
         if matches!(reply, Reply::Granted(_) | Reply::Waiting { .. }) {
             self.sessions.bindings.insert(session, waiter);
         }
         Ok(reply)
+    }
+
+    /// Whether a request still waits or its grant is held.
+    fn is_live(&self, waiter: WaiterId) -> bool {
+        match self.locks.by_waiter.get(&waiter) {
+            Some(Whereabouts::Granted(token)) => self.live_grant(*token).is_some(),
+            Some(Whereabouts::Queued(index)) => {
+                let waiter = self.locks.waiters.get(index);
+                waiter.is_some_and(|waiter| waiter.deadline > self.meta.now)
+            }
+            None => false,
+        }
     }
 
     /// Whether a request or grant is bound to a session whose time is over, though clean-up has not reached it.

@@ -4,7 +4,7 @@ use alloc::collections::BTreeSet;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use super::Migration;
+use super::{Migration, size_of_channels};
 use crate::clock::Lease;
 use crate::command::{
     DescribeSession, EndSession, MigrateSession, NodeStatus, RotateSession, SessionEnd, SubscribeSession,
@@ -92,8 +92,9 @@ impl State {
     pub(crate) fn describe_session(&mut self, command: DescribeSession) -> Result<Reply, Refusal> {
         let bytes = command.metadata.as_ref().map_or(0, String::len);
         validate::bytes("metadata", bytes, 0, METADATA_BYTES_MAX)?;
-        self.known_session(command.number)?;
-        self.sessions.table.update(&command.number, |record| record.metadata = command.metadata);
+        let before = self.known_session(command.number)?.metadata.as_ref().map_or(0, String::len);
+        self.check_room_for_bytes(before, bytes)?;
+        self.sessions.amend(command.number, |record| record.metadata = command.metadata);
         Ok(Reply::Done)
     }
 
@@ -113,7 +114,8 @@ impl State {
         }
         let channels: Vec<Name> = channels.into_iter().collect();
         if channels != record.channels {
-            self.sessions.table.update(&command.number, |record| record.channels = channels);
+            self.check_room_for_bytes(size_of_channels(&record.channels), size_of_channels(&channels))?;
+            self.sessions.amend(command.number, |record| record.channels = channels);
         }
         Ok(Reply::Done)
     }
@@ -147,7 +149,7 @@ impl State {
         }
         let node = self.node_ref(record.node);
         self.emit(EventKind::SessionEnded { number, node, epoch: record.epoch, cause }, out);
-        let bound = self.sessions.bindings.of(number);
+        let bound: Vec<_> = self.sessions.bindings.of(number).collect();
         for waiter in &bound {
             match self.locks.by_waiter.get(waiter).copied() {
                 Some(Whereabouts::Granted(token)) => {

@@ -38,6 +38,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::Lease;
 use crate::cow_map::CowMap;
+use crate::limits::CHANNEL_OVERHEAD_BYTES;
 use crate::name::Name;
 use crate::reply::SessionGrant;
 use crate::table::{Object, Table};
@@ -132,6 +133,8 @@ pub(crate) struct Sessions {
     pub(crate) lost: Table<LostRecord>,
     pub(crate) drains: Table<DrainRecord>,
     pub(crate) bindings: Bindings,
+    /// Sum of [`SessionRecord::size`].
+    pub(crate) bytes: usize,
 }
 
 /// What the indexes of nodes and deadlines know of a session.
@@ -144,6 +147,12 @@ struct Seat {
 }
 
 impl SessionRecord {
+    /// Bytes of what its client said: user, channels and metadata.
+    pub(crate) fn size(&self) -> usize {
+        let metadata = self.metadata.as_ref().map_or(0, String::len);
+        self.user.as_str().len() + size_of_channels(&self.channels) + metadata
+    }
+
     fn seat(&self) -> Seat {
         Seat { number: self.number, node: self.node, socket: self.socket, deadline: self.deadline }
     }
@@ -162,7 +171,24 @@ impl SessionRecord {
     }
 }
 
+/// Bytes that so many channels count.
+fn size_of_channels(channels: &[Name]) -> usize {
+    channels.iter().map(|channel| channel.as_str().len() + CHANNEL_OVERHEAD_BYTES).sum()
+}
+
 impl Sessions {
+    /// Changes what its client says of a session.
+    fn amend(&mut self, number: SessionNumber, change: impl FnOnce(&mut SessionRecord)) {
+        let sizes = self.table.update(&number, |record| {
+            let before = record.size();
+            change(record);
+            (before, record.size())
+        });
+        if let Some((before, after)) = sizes {
+            self.bytes = self.bytes - before + after;
+        }
+    }
+
     fn seat(&mut self, seat: Seat) {
         self.by_node.insert((seat.node, seat.number), ());
         let load = self.loads.entry(seat.node).or_default();
@@ -196,6 +222,7 @@ impl Sessions {
         self.by_user.insert((record.user.clone(), record.number), ());
         *self.users.get_or_insert_with(&record.user, || 0) += 1;
         self.seat(record.seat());
+        self.bytes += record.size();
         self.table.insert(record);
     }
 
@@ -214,6 +241,7 @@ impl Sessions {
             self.users.remove(&record.user);
         }
         self.unseat(record.seat());
+        self.bytes -= record.size();
         Some(record)
     }
 
@@ -286,10 +314,5 @@ impl State {
             return Err(Refusal::SessionMoved { node, epoch: record.epoch });
         }
         Ok(record)
-    }
-
-    /// Sessions and sockets that have ended and await their clean-up.
-    pub(crate) fn ended_sessions(&self) -> usize {
-        self.deadlines.ended(self.meta.now).filter(|lease| matches!(lease, Lease::Session(_))).count()
     }
 }

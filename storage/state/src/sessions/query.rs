@@ -1,6 +1,7 @@
 //! What readers see of sessions.
 
 use alloc::boxed::Box;
+use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
 use super::SessionRecord;
@@ -52,46 +53,63 @@ impl State {
     /// Live sessions of one node.
     pub fn session_totals(&self, node: NodeId) -> SessionTotals {
         let load = self.sessions.load(node);
-        let mut totals = SessionTotals { known: load.known, attached: load.sockets };
-        if !self.has_leftovers() {
-            return totals;
+        let lost = self.lost_sockets().filter(|record| record.node == node).count() as u64;
+        let over = self.over().filter(|record| record.node == node).count() as u64;
+        SessionTotals { known: load.known - over, attached: load.sockets - lost }
+    }
+
+    /// The same of every node that has sessions, in one pass.
+    pub fn all_session_totals(&self) -> BTreeMap<NodeId, SessionTotals> {
+        let loads = self.sessions.loads.iter();
+        let mut totals: BTreeMap<_, _> = loads
+            .map(|(node, load)| (*node, SessionTotals { known: load.known, attached: load.sockets }))
+            .collect();
+        for record in self.lost_sockets() {
+            totals.entry(record.node).and_modify(|totals| totals.attached -= 1);
         }
-        let numbers = self.deadlines.ended(self.meta.now).filter_map(|lease| match lease {
-            Lease::Session(number) => Some(number),
-            _ => None,
-        });
-        let of_node = |number: &&SessionNumber| {
-            self.sessions.table.get(*number).is_some_and(|record| record.node == node)
-        };
-        totals.known -= numbers.filter(of_node).count() as u64;
-        for record in self.lost_sockets_of(node) {
-            totals.attached -= 1;
-            totals.known -= u64::from(self.ends_at(record).is_some_and(|end| end <= self.meta.now));
+        for record in self.over() {
+            totals.entry(record.node).and_modify(|totals| totals.known -= 1);
         }
         totals
     }
 
-    /// Sessions of a node whose sockets are lost and not taken from them yet.
-    fn lost_sockets_of(&self, node: NodeId) -> impl Iterator<Item = &SessionRecord> {
-        let lost = self.sessions.lost.iter().filter(move |lost| lost.node == node);
-        let through = lost.map(|lost| lost.through).max().unwrap_or_default();
-        let from = (node, LogIndex(0));
-        let sockets = self.sessions.sockets.iter_from(move |key| *key < from);
-        let lost = sockets.take_while(move |((other, socket), _)| *other == node && *socket <= through);
-        lost.filter_map(|(_, number)| self.sessions.table.get(number)).map(|record| &**record)
+    /// Sessions whose sockets are lost and not taken from them yet.
+    fn lost_sockets(&self) -> impl Iterator<Item = &SessionRecord> {
+        // The last loss of a node reaches furthest.
+        let lost: BTreeMap<_, _> = self.sessions.lost.iter().map(|lost| (lost.node, lost.through)).collect();
+        let sockets = lost.into_iter().flat_map(|(node, through)| {
+            let from = (node, LogIndex(0));
+            let sockets = self.sessions.sockets.iter_from(move |key| *key < from);
+            sockets.take_while(move |((other, socket), _)| *other == node && *socket <= through)
+        });
+        sockets.filter_map(|(_, number)| self.sessions.table.get(number)).map(|record| &**record)
+    }
+
+    /// Sessions that are over and await their clean-up. Mostly there are none, and then this looks at nothing.
+    pub(super) fn over(&self) -> impl Iterator<Item = &SessionRecord> {
+        let now = self.meta.now;
+        let ended = self.deadlines.ended(now).filter_map(|lease| match lease {
+            Lease::Session(number) => self.sessions.table.get(number).map(|record| &**record),
+            _ => None,
+        });
+        let lost = self.has_ended().then(|| self.lost_sockets());
+        let lost = lost.into_iter().flatten();
+        ended.chain(lost.filter(move |record| self.ends_at(record).is_some_and(|end| end <= now)))
     }
 
     /// Live sessions of the cluster.
     pub fn sessions_len(&self) -> u64 {
-        if !self.has_leftovers() {
-            return self.sessions.table.len() as u64;
-        }
-        self.sessions.loads.keys().map(|node| self.session_totals(*node).known).sum()
+        (self.sessions.table.len() - self.over().count()) as u64
     }
 
-    /// Live sessions of a user.
-    pub(super) fn sessions_of<'a>(&'a self, user: &'a Name) -> impl Iterator<Item = &'a SessionRecord> {
-        self.numbers_of_user(user.as_str(), SessionNumber(0)).filter_map(|number| self.live_session(number))
+    /// How many live sessions a user has. What is counted all along is right unless something has ended; to look at
+    /// each of them takes time, which a client that is refused and tries again must not cost every node.
+    pub(super) fn sessions_of(&self, user: &Name) -> usize {
+        if !self.has_ended() {
+            return self.sessions.users.get(user).copied().unwrap_or(0);
+        }
+        let numbers = self.numbers_of_user(user.as_str(), SessionNumber(0));
+        numbers.filter(|number| self.live_session(*number).is_some()).count()
     }
 
     fn numbers_of_user<'a>(
