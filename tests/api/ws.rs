@@ -341,6 +341,10 @@ async fn open_sockets_hold_no_request_and_count_as_connections() {
     for _ in 0..20 {
         sockets.push(Socket::open(&node, "").await);
     }
+    // Whoever says no name has one of its own: the limit of sessions per user is nobody else's.
+    let users: std::collections::BTreeSet<_> =
+        sockets.iter().map(|socket| socket.welcome["user"].to_string()).collect();
+    assert_eq!(users.len(), sockets.len());
     node.get("/api/v1/cluster").await.expect(200);
     let metrics = || async {
         let answer = node.client.get(format!("{}/metrics", node.metrics)).send().await.unwrap();

@@ -47,7 +47,7 @@ const WRITE_BUFFER_BYTES: usize = 4 * 1_024;
 const WRITE_BUFFER_BYTES_MAX: usize = 256 * 1_024;
 /// How long a client waits for a node that has just started.
 const START_WAIT: Duration = Duration::from_secs(2);
-/// User of a session that names none.
+/// How users are called who do not say who they are.
 const ANONYMOUS: &str = "anonymous";
 /// Clients that are refused are asked to come back after one second to so many.
 const RETRY_SECONDS_MAX: u16 = 5;
@@ -59,7 +59,7 @@ const RETRY_SECONDS_MAX: u16 = 5;
 pub struct WsQuery {
     /// Secret id of the session to resume; a new one is registered when left out.
     pub session: Option<String>,
-    /// Whose session a new one is; `anonymous` when left out.
+    /// Whose session a new one is; a user of its own, `anonymous-` and random digits, when left out.
     pub user: Option<String>,
     /// First message to send; where the session was when left out.
     pub since: Option<String>,
@@ -177,6 +177,11 @@ enum Refused {
     Answer(ApiError),
 }
 
+/// A user for one session. One for all of them would reach the limit of sessions per user for everybody.
+fn anonymous() -> String {
+    format!("{ANONYMOUS}-{:016x}", rand::random::<u64>())
+}
+
 async fn enter(app: &App, query: &WsQuery) -> Result<Registered, Refused> {
     let busy = || {
         let detail = "too many clients come in at this moment";
@@ -185,7 +190,7 @@ async fn enter(app: &App, query: &WsQuery) -> Result<Registered, Refused> {
     let entered = match &query.session {
         None => {
             let _place = app.sessions.admit().ok_or_else(busy)?;
-            let user = query.user.clone().unwrap_or_else(|| ANONYMOUS.to_owned());
+            let user = query.user.clone().unwrap_or_else(anonymous);
             app.sessions.register(user, None, true, None).await
         }
         Some(session) => {
