@@ -160,7 +160,7 @@ pub struct ApiError {
     pub detail: String,
     /// Fields of the case.
     pub fields: Map<String, Value>,
-    /// Seconds after which another try is worth it, when refused; else [`RETRY_SECONDS`].
+    /// Seconds after which another try is worth it, when refused; else `RETRY_SECONDS`.
     pub retry_after: Option<u16>,
 }
 

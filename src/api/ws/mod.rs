@@ -1,4 +1,4 @@
-//! `/ws`: the WebSocket edge. Here a client comes in; [`socket`] serves it; [`frames`] is what they say to each other.
+//! `/ws`: the WebSocket edge. Here a client comes in; `socket.rs` serves it; `frames.rs` is what they say to each other.
 //!
 //! The session is registered or taken over before the answer, so that a refusal is an HTTP answer that balancers
 //! understand. Only what concerns the session itself (it is over, its token is not valid) is told by a close code:

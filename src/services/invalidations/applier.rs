@@ -7,7 +7,7 @@
 //!
 //! Who learned of something from this node, such as the grant of a lock, must not see what was invalidated before it. The
 //! applier follows the log a little behind the state, so each call of a cache first looks whether it has come as far as
-//! the state ([`fence`]); if not, the call is served nothing that was read before it.
+//! the state (`fence`); if not, the call is served nothing that was read before it.
 //!
 //! # Trust
 //!

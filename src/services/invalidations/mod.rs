@@ -5,7 +5,7 @@
 //! kept in the state; whoever follows them ([`Subscription`]) pulls at its own pace, and nothing is queued for it.
 //!
 //! On each node the applier ([`applier`]) clears the local caches ([`Registry`]) entry by entry, and reports how far it
-//! is. A barrier ([`Wait`]) waits for these reports: [`barrier`].
+//! is. A barrier ([`Wait`]) waits for these reports: `barrier.rs`.
 //!
 //! # What a barrier promises
 //!

@@ -1,6 +1,6 @@
 //! Which sessions have their sockets here, and who is concerned by what.
 //!
-//! One task follows the ring of messages and hands each message to the sockets that it is for ([`Hub::hand_out`]);
+//! One task follows the ring of messages and hands each message to the sockets that it is for (`Hub::hand_out`);
 //! no other socket is woken. What happens to sessions is seen where it is applied ([`SessionObserver`]).
 //!
 //! LOCKS. The observer runs while an entry is applied, so nobody may look at the state while holding the hub.

@@ -2,7 +2,7 @@
 //!
 //! The state decides: which node has a session, which socket is the newest (the epoch), what was published in which
 //! order. Here is what a node does with that. [`Sessions`] proposes and looks up; [`Attached`] is one socket's view;
-//! [`hub`] hands messages to the sockets of this node; [`reports`] tells the others of lost sockets, activity and
+//! [`hub`] hands messages to the sockets of this node; `reports.rs` tells the others of lost sockets, activity and
 //! positions; [`drain`] empties this node.
 //!
 //! A socket that this node serves although another one has the session is told so by the entry that took it over. Until

@@ -14,7 +14,7 @@ use crate::table::Object;
 use crate::validate;
 use crate::{EventKind, InvalidationOffset, Millis, NodeId, Refusal, Reply, State};
 
-/// See [`Command::Invalidate`](crate::Command::Invalidate). Answers [`Reply::Invalidated`](crate::Reply::Invalidated).
+/// See [`Command::Invalidate`](crate::Command::Invalidate). Answers [`Reply::Invalidated`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Invalidate {
     /// Which keys: exact, `prefix*`, or a glob (`*` any run of characters, `?` one, `\` quotes the next).
@@ -28,7 +28,7 @@ pub struct Invalidate {
 }
 
 /// See [`Command::ReportCleared`](crate::Command::ReportCleared): the node's local caches hold nothing that an entry before `next`
-/// invalidated. Answers [`Reply::Done`](crate::Reply::Done); what lies behind an earlier report changes nothing.
+/// invalidated. Answers [`Reply::Done`]; what lies behind an earlier report changes nothing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReportCleared {
     /// Which node.

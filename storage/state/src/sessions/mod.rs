@@ -9,7 +9,7 @@
 //! one index. They are written down as one [`LostRecord`] and taken from the sessions over as many entries as it needs;
 //! readers see them as lost at once, and the time to live of each runs from that index.
 //!
-//! **Bound locks.** A lock request may end with a session ([`bound`]). Nothing in the records of locks says so; a table
+//! **Bound locks.** A lock request may end with a session (`bound.rs`). Nothing in the records of locks says so; a table
 //! of its own does.
 //!
 //! Map: `attach.rs` sockets come and go, `change.rs` everything else that is asked of one session and its end,
