@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use ovncp_state::command::{NodeRole, NodeStatus};
-use ovncp_state::{NodeId, State};
+use ovncp_state::{Millis, NodeId, State};
 use tokio::time::Instant;
 
 use super::{Invalidations, Position};
@@ -37,18 +37,19 @@ pub struct Barrier {
     pub complete: bool,
 }
 
-/// When this node first saw a member inactive, as long as it is.
+/// When this node first saw a member inactive, as long as it is. An absence is told from a later one of the same member
+/// by its beginning: it may have been back between two looks, and have trusted its caches anew.
 #[derive(Debug, Default)]
-pub(super) struct Absent(Mutex<BTreeMap<NodeId, Instant>>);
+pub(super) struct Absent(Mutex<BTreeMap<(NodeId, Millis), Instant>>);
 
 impl Absent {
     /// Notes who is inactive now; answers since when.
     pub(super) fn look(&self, state: &State, now: Instant) -> BTreeMap<NodeId, Instant> {
         let mut since = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let inactive = state.nodes().into_iter().filter(|node| node.status == NodeStatus::Inactive);
-        let known = inactive.map(|node| (node.id, since.get(&node.id).copied().unwrap_or(now))).collect();
-        *since = known;
-        since.clone()
+        let absences = inactive.map(|node| (node.id, node.status_since));
+        *since = absences.map(|absence| (absence, since.get(&absence).copied().unwrap_or(now))).collect();
+        since.iter().map(|((node, _), since)| (*node, *since)).collect()
     }
 }
 
@@ -106,5 +107,53 @@ impl Invalidations {
             Wait::All => barrier.missing.is_empty(),
         };
         Seen { barrier, changes_at }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ovncp_state::command::{ChangeNode, FormCluster, JoinNode, NodeInfo};
+    use ovncp_state::{ClusterId, Command, Entry, Incarnation, LogIndex, Reply};
+
+    const MEMBER: NodeId = NodeId(2);
+
+    fn apply(state: &mut State, at: u64, command: Command) {
+        let index = LogIndex(state.applied().0 + 1);
+        let applied = state.apply(Entry { index, at: Millis(at), request: command.into() });
+        assert!(!matches!(applied.reply, Reply::Refused(_)), "{:?}", applied.reply);
+    }
+
+    fn becomes(state: &mut State, at: u64, status: NodeStatus) {
+        let generation = state.node(MEMBER).unwrap().generation;
+        let change = ChangeNode { id: MEMBER, generation, status: Some(status), role: None };
+        apply(state, at, Command::ChangeNode(change));
+    }
+
+    #[test]
+    fn an_absence_that_nobody_saw_end_does_not_lengthen_the_next_one() {
+        let join = |name: &str, byte| JoinNode {
+            name: name.to_owned(),
+            incarnation: Incarnation([byte; 16]),
+            info: NodeInfo::default(),
+        };
+        let mut state = State::new();
+        let form = FormCluster {
+            cluster_id: ClusterId([1; 16]),
+            formed_at_unix_ms: 0,
+            voters_target: 1,
+            nodes: vec![join("a", 1), join("b", 2)],
+        };
+        apply(&mut state, 0, Command::FormCluster(form));
+        becomes(&mut state, 1_000, NodeStatus::Inactive);
+        let (absent, first) = (Absent::default(), Instant::now());
+        assert_eq!(absent.look(&state, first).get(&MEMBER), Some(&first));
+        let later = first + Duration::from_secs(60);
+        assert_eq!(absent.look(&state, later).get(&MEMBER), Some(&first), "still the same absence");
+        becomes(&mut state, 2_000, NodeStatus::Active);
+        becomes(&mut state, 3_000, NodeStatus::Inactive);
+        assert_eq!(absent.look(&state, later).get(&MEMBER), Some(&later), "another one");
+        becomes(&mut state, 4_000, NodeStatus::Active);
+        assert!(absent.look(&state, later).is_empty());
     }
 }
