@@ -16,7 +16,7 @@ use super::output::{Format, fields, text};
 Examples:
   ovncp invalidate 'switch:*' 'topology:*'
   ovncp invalidate --tag tenant-7 --wait
-  ovncp invalidate 'a:*:b' --wait=quorum --timeout 10s -o json
+  ovncp invalidate 'a:*:b' --wait quorum --timeout 10s -o json
 
 A pattern is a key, `prefix*`, or a glob: `*` is any run of characters, `?` one, `\\` quotes the next. Write to the
 database first, then invalidate. With --wait it ends with 1 when some node had not cleared its caches in time, and names
@@ -34,7 +34,6 @@ pub(crate) struct InvalidateArgs {
         value_enum,
         value_name = "WHO",
         num_args = 0..=1,
-        require_equals = true,
         default_missing_value = "all",
         default_value = "none"
     )]

@@ -30,7 +30,7 @@ fn invalidate_waits_for_all_and_names_who_is_missing() {
     assert_eq!(late.code, Some(1), "{late:?}");
     assert!(late.err.contains("node-3") && late.out.contains("position    0:1"), "{late:?}");
     // A majority is enough for this one, and it is in the log all the same.
-    let quorum = run(on_first(&["invalidate", "k", "--wait=quorum", "--timeout", "40s"]));
+    let quorum = run(on_first(&["invalidate", "k", "--wait", "quorum", "--timeout", "40s"]));
     assert_eq!(quorum.code, Some(0), "{quorum:?}");
     watch.line(&["k invalidated at node-1 (entry 1)"]);
     let wrong = run(on_first(&["invalidate", "a\\"]));
@@ -38,6 +38,8 @@ fn invalidate_waits_for_all_and_names_who_is_missing() {
     assert!(wrong.err.contains("quotes nothing"), "{wrong:?}");
     assert_eq!(run(on_first(&["invalidate"])).code, Some(2), "neither pattern nor tag");
     assert_eq!(run(on_first(&["invalidate", "k", "--wait=some"])).code, Some(2));
+    // What follows --wait says for whom; a pattern there is refused, and `all` is never taken for a pattern.
+    assert_eq!(run(on_first(&["invalidate", "--wait", "k"])).code, Some(2));
 }
 
 fn drain(left: u64) -> Answer {
