@@ -76,12 +76,14 @@ impl Membership {
     /// Live members.
     pub async fn nodes(&self, freshness: Freshness) -> Result<(LogIndex, Nodes), ServiceError> {
         let look = |state: &State| {
-            let views = state.nodes().into_iter();
-            (state.now(), views.map(|view| with_sessions(state, view)).collect::<Vec<_>>())
+            let totals = state.all_session_totals();
+            let attached = |id| totals.get(&id).map_or(0, |totals| totals.attached);
+            let views = state.nodes().into_iter().map(|view| (attached(view.id), view));
+            (state.now(), views.collect::<Vec<_>>())
         };
         let (index, (now, views)) = self.core.read(freshness, look).await?;
         let status = self.core.group.status();
-        let nodes = views.into_iter().map(|(view, sessions)| report(view, sessions, &status)).collect();
+        let nodes = views.into_iter().map(|(sessions, view)| report(view, sessions, &status)).collect();
         Ok((index, Nodes { now, nodes }))
     }
 
@@ -94,11 +96,12 @@ impl Membership {
         let (index, found) = self
             .core
             .read(freshness, |state| {
-                state.node_by_name(name).map(|view| (state.now(), with_sessions(state, view)))
+                let view = state.node_by_name(name)?;
+                Some((state.now(), state.session_totals(view.id).attached, view))
             })
             .await?;
         let status = self.core.group.status();
-        Ok((index, found.map(|(now, (view, sessions))| (now, report(view, sessions, &status)))))
+        Ok((index, found.map(|(now, sessions, view)| (now, report(view, sessions, &status)))))
     }
 
     /// This node's view of the group, and the leader's name.
@@ -153,11 +156,6 @@ impl Membership {
     fn name_of(&self, id: NodeId) -> Option<String> {
         self.core.group.read(|state| state.node(id).map(|node| node.name)).1
     }
-}
-
-fn with_sessions(state: &State, view: NodeView) -> (NodeView, u64) {
-    let sessions = state.session_totals(view.id).attached;
-    (view, sessions)
 }
 
 fn report(view: NodeView, sessions: u64, status: &GroupStatus) -> NodeReport {
