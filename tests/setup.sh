@@ -9,7 +9,11 @@ set -eu
 #   cc          ring and SQLite are the only C that is ever built (not yet in use)
 #   prometheus  scrapes nodes in the tests; the package brings promtool too
 #   haproxy, nginx  stand in front of nodes in the tests, with the configurations of deploy/
-needed="mkfs.ext4:e2fsprogs ip:iproute2 strace:strace cc:gcc prometheus:prometheus haproxy:haproxy nginx:nginx"
+#   ovsdb-server, ovn-northd  OVN's databases and what computes one from the other
+#   ovs-vswitchd, ovn-controller  a hypervisor without a kernel module, so that ports go up
+#   openssl  certificates of the tests
+needed="mkfs.ext4:e2fsprogs ip:iproute2 strace:strace cc:gcc prometheus:prometheus haproxy:haproxy nginx:nginx \
+    ovsdb-server:openvswitch-switch ovn-northd:ovn-central ovs-vswitchd:openvswitch-switch ovn-controller:ovn-host openssl:openssl"
 
 missing=""
 for pair in $needed; do

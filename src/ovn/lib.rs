@@ -1,0 +1,16 @@
+//! OVN's databases.
+//!
+//! This crate speaks OVSDB ([RFC 7047](https://www.rfc-editor.org/rfc/rfc7047) and the extensions of ovsdb-server(7))
+//! and knows what OVN makes of it. It knows nothing of ovncp: no Raft, no HTTP, no configuration.
+//!
+//! # Map
+//!
+//! - Pure: [`value`] what a column holds, [`schema`] what it may hold, [`operation`] what a transaction does,
+//!   [`error`] why it did not.
+
+pub mod error;
+pub mod operation;
+pub mod schema;
+pub mod value;
+
+pub use uuid::Uuid;
