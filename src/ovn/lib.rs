@@ -5,9 +5,11 @@
 //!
 //! # Map
 //!
-//! - Pure: [`value`] what a column holds, [`schema`] what it may hold, [`operation`] what a transaction does,
+//! - Pure: [`value`] what a column holds, [`schema`] what it may hold, [`contents`] the replica of a database,
+//!   [`operation`] what a transaction does,
 //!   [`error`] why it did not.
 
+pub mod contents;
 pub mod error;
 pub mod operation;
 pub mod schema;
