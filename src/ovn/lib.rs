@@ -6,13 +6,15 @@
 //! # Map
 //!
 //! - Pure: [`value`] what a column holds, [`schema`] what it may hold, [`contents`] the replica of a database,
-//!   [`operation`] what a transaction does,
-//!   [`error`] why it did not.
+//!   [`operation`] what a transaction does, [`error`] why it did not.
+//! - Programs: [`unixctl`] asks a running one, [`lab`] runs a private OVN for development and tests.
 
 pub mod contents;
 pub mod error;
+pub mod lab;
 pub mod operation;
 pub mod schema;
+pub mod unixctl;
 pub mod value;
 
 pub use uuid::Uuid;
