@@ -7,6 +7,7 @@
 //!
 //! - Pure: [`value`] what a column holds, [`schema`] what it may hold, [`contents`] the replica of a database,
 //!   [`operation`] what a transaction does, [`error`] why it did not.
+//! - [`writer`] sends the requests of many callers as few transactions.
 //! - Programs: [`unixctl`] asks a running one, [`lab`] runs a private OVN for development and tests.
 
 pub mod contents;
@@ -16,5 +17,6 @@ pub mod operation;
 pub mod schema;
 pub mod unixctl;
 pub mod value;
+pub mod writer;
 
 pub use uuid::Uuid;
