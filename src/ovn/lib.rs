@@ -6,7 +6,8 @@
 //! # Map
 //!
 //! - Pure: [`value`] what a column holds, [`schema`] what it may hold, [`contents`] the replica of a database,
-//!   [`operation`] what a transaction does, [`error`] why it did not.
+//!   [`operation`] what a transaction does, [`error`] why it did not, [`topology`] what is connected
+//!   to what.
 //! - [`writer`] sends the requests of many callers as few transactions.
 //! - Programs: [`unixctl`] asks a running one, [`lab`] runs a private OVN for development and tests.
 
@@ -15,6 +16,7 @@ pub mod error;
 pub mod lab;
 pub mod operation;
 pub mod schema;
+pub mod topology;
 pub mod unixctl;
 pub mod value;
 pub mod writer;
