@@ -8,17 +8,25 @@
 //! - Pure: [`value`] what a column holds, [`schema`] what it may hold, [`contents`] the replica of a database,
 //!   [`operation`] what a transaction does, [`error`] why it did not, [`topology`] what is connected
 //!   to what.
+//! - [`database`]: the handle. Behind it `session` keeps one connection up, over [`wire`]; [`changes`] is the stream of
+//!   what happened, [`metrics`] what is counted.
 //! - [`writer`] sends the requests of many callers as few transactions.
 //! - Programs: [`unixctl`] asks a running one, [`lab`] runs a private OVN for development and tests.
 
+pub mod changes;
 pub mod contents;
+pub mod database;
 pub mod error;
 pub mod lab;
+pub mod metrics;
 pub mod operation;
 pub mod schema;
+mod session;
 pub mod topology;
 pub mod unixctl;
 pub mod value;
+pub mod wire;
 pub mod writer;
 
+pub use session::selection::TableSelection;
 pub use uuid::Uuid;
