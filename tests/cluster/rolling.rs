@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ovncp::client::{Client, Guard};
 use tokio::task::JoinSet;
@@ -83,7 +83,6 @@ async fn hold(client: &Client) -> Vec<(Guard, u64)> {
 /// SIGTERM; the node says that it is not ready, finishes, exits with success and comes back.
 async fn restart(cluster: &mut Cluster, position: usize) {
     let was_leader = cluster.leader().await == position;
-    let begun = Instant::now();
     cluster.nodes[position].begin_terminate();
     let told = cluster.until("the stopping node says that it is not ready", || async {
         let answer = cluster.nodes[position].get("/health/ready").await?;
@@ -91,13 +90,7 @@ async fn restart(cluster: &mut Cluster, position: usize) {
     });
     let told = told.await;
     assert_eq!(told.body["checks"]["draining"]["status"], "failing", "{told:?}");
-    let status = loop {
-        if let Some(status) = cluster.nodes[position].ended() {
-            break status;
-        }
-        assert!(begun.elapsed() < PATIENCE, "{} does not end", cluster.nodes[position].log_tail(60));
-        tokio::time::sleep(Duration::from_millis(25)).await;
-    };
+    let status = cluster.end_of(position).await;
     let log = cluster.nodes[position].log();
     assert!(status.success(), "{status}: {log}");
     // Not lost with its end.

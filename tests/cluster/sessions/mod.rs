@@ -7,6 +7,7 @@
 
 mod killed;
 mod moved;
+mod stopped;
 
 use std::time::Duration;
 

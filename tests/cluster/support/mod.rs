@@ -8,6 +8,7 @@ mod node;
 pub(crate) mod socket;
 
 use std::fmt::Debug;
+use std::process::ExitStatus;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
@@ -94,6 +95,19 @@ impl Cluster {
         (0..self.nodes.len())
             .find(|position| *position != leader && self.nodes[*position].is_running())
             .expect("a running follower")
+    }
+
+    /// Waits until a node that was told to stop has ended, and says how.
+    pub(crate) async fn end_of(&mut self, position: usize) -> ExitStatus {
+        let start = Instant::now();
+        loop {
+            if let Some(status) = self.nodes[position].ended() {
+                return status;
+            }
+            let node = &self.nodes[position];
+            assert!(start.elapsed() < PATIENCE, "{} does not end\n{}", node.name(), node.log_tail(60));
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
     }
 
     /// Waits until `condition` yields something. Fails with the nodes' logs when it takes longer than [`PATIENCE`].
