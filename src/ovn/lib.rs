@@ -10,14 +10,18 @@
 //!   to what.
 //! - [`database`]: the handle. Behind it `session` keeps one connection up, over [`wire`]; [`changes`] is the stream of
 //!   what happened, [`metrics`] what is counted.
-//! - [`writer`] sends the requests of many callers as few transactions.
+//! - [`writer`] sends the requests of many callers as few transactions; [`fence`] keeps out whose lock is gone,
+//!   [`marker`] what has happened before; [`barrier`] waits until a write has come far enough.
 //! - Programs: [`unixctl`] asks a running one, [`lab`] runs a private OVN for development and tests.
 
+pub mod barrier;
 pub mod changes;
 pub mod contents;
 pub mod database;
 pub mod error;
+pub mod fence;
 pub mod lab;
+pub mod marker;
 pub mod metrics;
 pub mod operation;
 pub mod schema;

@@ -28,6 +28,7 @@ use tokio::time::Instant;
 
 use self::batch::{Answer, Batcher, Limits, Next, Ticket};
 use self::footprint::Footprint;
+use crate::database::Database;
 use crate::error::TransactError;
 use crate::operation::{Operation, OperationResult};
 
@@ -150,7 +151,7 @@ struct Shared<T> {
 }
 
 /// Sends requests to one database. Clones share everything.
-pub struct Writer<T> {
+pub struct Writer<T = Database> {
     shared: Arc<Shared<T>>,
 }
 
@@ -243,6 +244,15 @@ impl<T: Transact> Writer<T> {
         count(&shared.metrics.submitted, 1);
         shared.start(seats, wakes);
         Ok(Place { shared, ticket })
+    }
+}
+
+impl<T: Transact> Transact for Writer<T> {
+    fn transact(
+        &self,
+        operations: Vec<Operation>,
+    ) -> impl Future<Output = Result<Vec<OperationResult>, TransactError>> + Send {
+        self.submit(operations)
     }
 }
 
