@@ -7,13 +7,14 @@
 //!
 //! - Pure: [`value`] what a column holds, [`schema`] what it may hold, [`contents`] the replica of a database,
 //!   [`operation`] what a transaction does, [`error`] why it did not, [`topology`] what is connected
-//!   to what.
+//!   to what, [`backup`] a database as a document and back.
 //! - [`database`]: the handle. Behind it `session` keeps one connection up, over [`wire`]; [`changes`] is the stream of
 //!   what happened, [`metrics`] what is counted.
 //! - [`writer`] sends the requests of many callers as few transactions; [`fence`] keeps out whose lock is gone,
 //!   [`marker`] what has happened before; [`barrier`] waits until a write has come far enough.
 //! - Programs: [`unixctl`] asks a running one, [`lab`] runs a private OVN for development and tests.
 
+pub mod backup;
 pub mod barrier;
 pub mod changes;
 pub mod contents;
