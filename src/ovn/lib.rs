@@ -12,6 +12,7 @@
 //!   what happened, [`metrics`] what is counted.
 //! - [`writer`] sends the requests of many callers as few transactions; [`fence`] keeps out whose lock is gone,
 //!   [`marker`] what has happened before; [`barrier`] waits until a write has come far enough.
+//! - [`resource`]: tables as resources of an API, from requests to transactions and from rows to JSON.
 //! - Programs: [`unixctl`] asks a running one, [`lab`] runs a private OVN for development and tests.
 
 pub mod backup;
@@ -25,6 +26,7 @@ pub mod lab;
 pub mod marker;
 pub mod metrics;
 pub mod operation;
+pub mod resource;
 pub mod schema;
 mod session;
 pub mod topology;

@@ -1,0 +1,28 @@
+//! Tables of the northbound database as resources of an API: what they are called, what they may hold, how requests become
+//! transactions and rows become JSON.
+//!
+//! Pure: a request and the replica go in, a [`Plan`] or a [`Refusal`] comes out. One engine serves every table, the typed
+//! resources ([`specs`]) and the generic ones alike.
+//!
+//! - [`catalogue`]: what a server with this schema has.
+//! - [`planner`], `values`: from bodies to one transaction; `syntax`, `rules` and [`expression`] check what the schema cannot.
+//! - [`plan`]: the transaction, how its results are read, and what a rejection means.
+//! - [`view`]: rows as JSON, and their ETags.
+
+pub mod catalogue;
+pub mod expression;
+pub mod plan;
+pub mod planner;
+pub mod refusal;
+pub mod rules;
+pub mod specs;
+pub mod syntax;
+mod values;
+pub mod view;
+
+pub use catalogue::{Catalogue, Field, Parent, Resource, Role};
+pub use plan::{Answer, IfMatch, Outcome, Plan};
+pub use planner::Planner;
+pub use refusal::{Invalid, Named, Refusal, RefusalKind};
+pub use values::REFERENCE;
+pub use view::{View, etag};
