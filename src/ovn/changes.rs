@@ -78,6 +78,11 @@ impl Ring {
         self.first + self.sets.len() as u64
     }
 
+    /// The moment after the last set.
+    fn position(&self) -> Position {
+        self.sets.back().map_or(self.base, |set| set.position)
+    }
+
     fn drop_first(&mut self) {
         if let Some(set) = self.sets.pop_front() {
             (self.first, self.base) = (self.first + 1, set.position);
@@ -143,6 +148,12 @@ pub(crate) struct Subscribers {
 }
 
 impl Subscribers {
+    /// See [`Database::position`](crate::database::Database::position).
+    pub(crate) fn position(&self) -> (u64, Position) {
+        let ring = lock(&self.ring);
+        (ring.end(), ring.position())
+    }
+
     /// See [`Database::subscribe`](crate::database::Database::subscribe).
     pub(crate) fn subscribe(&self, since: Option<Position>) -> Changes {
         let next = {
@@ -182,13 +193,19 @@ impl Changes {
         }
     }
 
+    /// Number of the set that comes next, as [`Database::position`](crate::database::Database::position) counts them. None
+    /// before a step that tells to start over.
+    #[must_use]
+    pub fn number(&self) -> Option<u64> {
+        self.next
+    }
+
     /// What is there already.
     fn step(&mut self) -> Option<Step> {
         let ring = lock(&self.ring);
         let Some(next) = self.next.filter(|next| *next >= ring.first) else {
             self.next = Some(ring.end());
-            let position = ring.sets.back().map_or(ring.base, |set| set.position);
-            return Some(Step::Reset { position });
+            return Some(Step::Reset { position: ring.position() });
         };
         let skip = usize::try_from(next - ring.first).unwrap_or(usize::MAX);
         let sets: Vec<_> = ring.sets.iter().skip(skip).take(CHANGE_SETS_PER_STEP_MAX).cloned().collect();

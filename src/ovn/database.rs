@@ -275,6 +275,13 @@ impl Database {
         self.handle.subscribers.subscribe(since)
     }
 
+    /// Where the stream of changes is now: number of the set that comes next, and the moment before it. Numbers grow, also
+    /// when the stream is reset, and are this handle's own.
+    #[must_use]
+    pub fn position(&self) -> (u64, Position) {
+        self.handle.subscribers.position()
+    }
+
     /// What is counted.
     #[must_use]
     pub fn metrics(&self) -> &DatabaseMetrics {
