@@ -236,6 +236,20 @@ impl<T: Transact> Markers<T> {
         Err(TransactError::Unavailable { reason: format!("the row {} comes and goes", request.row_name()) })
     }
 
+    /// What the database says about the request at this moment.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn find(&self, request: &Keyed) -> Result<Option<Seen>, TransactError> {
+        let results = self.database.transact(vec![select(row_uuid(&request.row_name()))]).await?;
+        let rows = results.first().and_then(|result| result.rows.as_deref()).unwrap_or_default();
+        let get = |wanted: &str| {
+            let mut pairs = rows.iter().flat_map(|row| pairs_in(&row[COLUMN]));
+            pairs.find(|(key, _)| *key == wanted).map(|(_, value)| value.to_owned())
+        };
+        Ok(request.judge(get))
+    }
+
     /// What a rejection means for the marker whose operations stand behind `before` others.
     ///
     /// # Errors
@@ -250,16 +264,10 @@ impl<T: Transact> Markers<T> {
         if rejection.kind != RejectionKind::WaitFailed || own.is_none_or(|own| own >= MARKER_OPERATIONS) {
             return Ok(Judgement::NotMine);
         }
-        let name = request.row_name();
-        let results = self.database.transact(vec![select(row_uuid(&name))]).await?;
-        let rows = results.first().and_then(|result| result.rows.as_deref()).unwrap_or_default();
-        let get = |wanted: &str| {
-            let mut pairs = rows.iter().flat_map(|row| pairs_in(&row[COLUMN]));
-            pairs.find(|(key, _)| *key == wanted).map(|(_, value)| value.to_owned())
-        };
-        if let Some(seen) = request.judge(get) {
+        if let Some(seen) = self.find(request).await? {
             return Ok(Judgement::Seen(seen));
         }
+        let name = request.row_name();
         let made = row_uuid(&name);
         if ensure_row(&self.database, &name).await? == made {
             return Ok(Judgement::Again);

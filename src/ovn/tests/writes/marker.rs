@@ -59,7 +59,9 @@ async fn fifty_tries_at_once_around_midnight_happen_once() {
     assert_eq!(seen, Some(Seen::Before { note: Some("note".to_owned()) }));
     let reused = keyed("k", "another body");
     assert_eq!(database.read(|contents| reused.look(contents)).unwrap(), Some(Seen::KeyReused));
-    let answer = Markers::new(database).submit(&reused, operations(&reused), None, BEFORE_MIDNIGHT).await;
+    let markers = Markers::new(database);
+    assert_eq!(markers.find(&request).await.unwrap(), seen);
+    let answer = markers.submit(&reused, operations(&reused), None, BEFORE_MIDNIGHT).await;
     assert_eq!(answer, Ok(Submitted::Seen(Seen::KeyReused)));
 }
 
