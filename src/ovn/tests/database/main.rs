@@ -1,0 +1,10 @@
+//! The client against real ovsdb-servers, and against servers that behave badly.
+#![allow(clippy::unwrap_used, reason = "a test that meets an error has failed")]
+
+mod clustered;
+mod fake;
+mod proxy;
+mod schemas;
+mod standalone;
+mod support;
+mod tls;
