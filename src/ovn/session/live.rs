@@ -285,10 +285,11 @@ impl<'a> Live<'a> {
                 let position = self.memory.advance(last);
                 let before = {
                     let mut replica = shared.contents.write().unwrap_or_else(PoisonError::into_inner);
+                    // Under the lock, here and below: nobody sees what the history does not tell yet.
+                    shared.history.reset(position);
                     replica.replace(*contents)
                 };
                 sync::free(before);
-                shared.history.reset(position);
                 self.memory.schema = Some(text);
                 shared.metrics.resyncs_full.increment();
                 shared
@@ -321,17 +322,19 @@ impl<'a> Live<'a> {
     /// Applies changes to the replica and tells subscribers.
     fn apply(&mut self, last: Uuid, rows: &[u8]) -> Result<(), Leave> {
         let shared = Arc::clone(&self.memory.shared);
-        let applied = {
-            let mut replica = shared.contents.write().unwrap_or_else(PoisonError::into_inner);
-            let Some(contents) = replica.as_mut() else {
-                return Err(Leave::Reason("the server tells of changes of nothing".to_owned()));
-            };
-            sync::apply(contents, rows)
+        let mut replica = shared.contents.write().unwrap_or_else(PoisonError::into_inner);
+        let Some(contents) = replica.as_mut() else {
+            return Err(Leave::Reason("the server tells of changes of nothing".to_owned()));
         };
-        let changes = applied.inspect_err(|_| {
-            // Half of it may be in the replica: the next session reads everything.
-            (self.memory.last, self.memory.schema) = (Uuid::nil(), None);
-        })?;
+        let changes = match sync::apply(contents, rows) {
+            Ok(changes) => changes,
+            Err(error) => {
+                // Half of it may be in the replica: nobody shall see that, and the next session reads everything.
+                sync::free(replica.take());
+                (self.memory.last, self.memory.schema) = (Uuid::nil(), None);
+                return Err(error.into());
+            }
+        };
         shared.metrics.rows_changed.add(changes.len() as u64);
         if !changes.is_empty() {
             let position = self.memory.advance(last);
