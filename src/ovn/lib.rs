@@ -13,7 +13,8 @@
 //! - [`writer`] sends the requests of many callers as few transactions; [`fence`] keeps out whose lock is gone,
 //!   [`marker`] what has happened before; [`barrier`] waits until a write has come far enough.
 //! - [`resource`]: tables as resources of an API, from requests to transactions and from rows to JSON.
-//! - Programs: [`unixctl`] asks a running one, [`lab`] runs a private OVN for development and tests.
+//! - Programs: [`unixctl`] asks a running one, [`trace`] what would become of a packet, [`lab`] runs a private OVN for
+//!   development and tests.
 
 pub mod backup;
 pub mod barrier;
@@ -30,6 +31,7 @@ pub mod resource;
 pub mod schema;
 mod session;
 pub mod topology;
+pub mod trace;
 pub mod unixctl;
 pub mod value;
 pub mod wire;

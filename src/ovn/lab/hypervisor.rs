@@ -121,6 +121,11 @@ impl Hypervisor {
         all.into_iter().filter_map(|p| Some((p.name().to_owned(), p.pid()?))).collect()
     }
 
+    pub(super) fn restart_ended(&mut self) -> Result<(), LabError> {
+        let mut all = [&mut self.settings, &mut self.switch, &mut self.controller].into_iter();
+        all.try_for_each(|process| process.start().map(drop))
+    }
+
     pub(super) async fn stop(&mut self) {
         for process in [&mut self.controller, &mut self.switch, &mut self.settings] {
             process.stop().await;

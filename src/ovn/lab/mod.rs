@@ -268,6 +268,21 @@ impl Lab {
         tool::run(tool, &line).await
     }
 
+    /// Starts again what has ended, as it was; what is paused stays so.
+    pub async fn restart_ended(&mut self) -> Result<(), LabError> {
+        for server in self.northbound.iter_mut().chain(&mut self.southbound) {
+            server.start().await?;
+        }
+        // The others wait for their databases by themselves.
+        if let Some(northd) = &mut self.northd {
+            northd.start()?;
+        }
+        if let Some(hypervisor) = &mut self.hypervisor {
+            hypervisor.restart_ended()?;
+        }
+        Ok(())
+    }
+
     /// Ends everything in order, asking first.
     pub async fn stop(mut self) {
         if let Some(hypervisor) = &mut self.hypervisor {
