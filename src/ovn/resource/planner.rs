@@ -25,6 +25,9 @@ pub const STEPS_MAX: usize = 10_000;
 /// Most operations that one transaction becomes. More than steps: each brings its waits and its parent.
 pub const OPERATIONS_MAX: usize = 60_000;
 
+/// Rows by the table, column and row that hold them, and the subject that was first about one of them.
+type Held = BTreeMap<(Arc<str>, Arc<str>, Uuid), (usize, Vec<Uuid>)>;
+
 /// Collects the steps of one request.
 pub struct Planner<'a> {
     pub(super) contents: &'a Contents,
@@ -51,9 +54,9 @@ pub struct Planner<'a> {
     /// Rows that are needed and that a `wait` looks after already.
     needed: HashSet<Uuid>,
     /// New children by what holds them: one operation for all of a column, at the end.
-    attached: BTreeMap<(Arc<str>, Arc<str>, Uuid), (usize, Vec<Uuid>)>,
+    attached: Held,
     /// Children that go, likewise.
-    detached: BTreeMap<(Arc<str>, Arc<str>, Uuid), (usize, Vec<Uuid>)>,
+    detached: Held,
 }
 
 /// A row that another step of the request makes or means.

@@ -25,7 +25,7 @@ use uuid::Uuid;
 use crate::contents::{Contents, Row};
 use crate::value::{Atom, Datum, Real};
 
-use super::catalogue::{ID_FIELD, Resource};
+use super::catalogue::{ID_FIELD, Parent, Resource};
 use super::refusal::{Problems, Refusal, RefusalKind, quoted};
 use super::view::{Selection, View};
 
@@ -104,10 +104,7 @@ const FOREIGN: &[&str] = &["consistency", "wait", "timeout_ms"];
 
 impl Query {
     /// From the parameters of a URL, decoded.
-    pub fn parse<'p>(
-        resource: &Resource,
-        parameters: impl IntoIterator<Item = (&'p str, &'p str)>,
-    ) -> Result<Self, Refusal> {
+    pub fn parse(resource: &Resource, parameters: &[(String, String)]) -> Result<Self, Refusal> {
         let mut query = Self {
             conditions: Vec::new(),
             sort: Vec::new(),
@@ -125,6 +122,7 @@ impl Query {
                 problems.add(quoted(name), "too_long", problem);
                 continue;
             }
+            let (name, value) = (name.as_str(), value.as_str());
             let result = match name {
                 "limit" => query.parse_limit(value),
                 "cursor" => {
@@ -182,11 +180,15 @@ impl Query {
     pub fn collect_held(
         &self,
         resource: &Arc<Resource>,
+        parent: &Parent,
+        holder: &Row,
         contents: &Contents,
-        held: impl IntoIterator<Item = Uuid>,
     ) -> Result<Vec<View>, Refusal> {
         let table = resource.rows(contents)?;
-        let rows = held.into_iter().filter_map(|id| table.row(id));
+        let held =
+            contents.table(&parent.table).and_then(|holders| holders.schema().value(holder, &parent.column));
+        let ids = held.into_iter().flat_map(|held| held.atoms().iter().filter_map(Atom::as_uuid));
+        let rows = ids.filter_map(|id| table.row(id));
         let rows = rows.filter(|row| !resource.hides(row) && self.holds(resource, contents, row));
         Ok(rows.map(|row| View::new(resource, row, contents)).collect())
     }
@@ -199,6 +201,8 @@ impl Query {
             None => 0,
             Some(after) => match views.iter().position(|view| view.row.uuid == after) {
                 Some(position) => position + 1,
+                // In the order of the ids there is a place for one that is gone.
+                None if self.sort.is_empty() => views.partition_point(|view| view.row.uuid < after),
                 None => {
                     let detail = "the last row of the page before is gone or no longer fits: list from the start again";
                     return Err(Refusal::new(RefusalKind::Conflict, "cursor_expired", detail));
@@ -222,7 +226,8 @@ impl Query {
 
     fn parse_limit(&mut self, value: &str) -> Result<(), String> {
         let limit = value.parse().ok().filter(|limit| (1..=LIMIT_MAX).contains(limit));
-        self.limit = limit.ok_or_else(|| format!("must be a number from 1 to {LIMIT_MAX}, not {}", quoted(value)))?;
+        self.limit =
+            limit.ok_or_else(|| format!("must be a number from 1 to {LIMIT_MAX}, not {}", quoted(value)))?;
         Ok(())
     }
 
@@ -235,7 +240,9 @@ impl Query {
         let id = Uuid::try_parse(id).map_err(|_| wrong())?;
         let fingerprint = u64::from_str_radix(fingerprint, 16).map_err(|_| wrong())?;
         if fingerprint != self.fingerprint {
-            return Err("belongs to a list with other conditions or another order: repeat those too".to_owned());
+            return Err(
+                "belongs to a list with other conditions or another order: repeat those too".to_owned()
+            );
         }
         self.after = Some(id);
         Ok(())
@@ -290,14 +297,18 @@ impl Query {
             ('<', Comparison::AtMost),
             ('>', Comparison::AtLeast),
         ];
-        let signed = SIGNS.iter().find_map(|(sign, comparison)| Some((name.strip_suffix(*sign)?, *comparison)));
+        let signed =
+            SIGNS.iter().find_map(|(sign, comparison)| Some((name.strip_suffix(*sign)?, *comparison)));
         let (field, comparison, value) = match signed {
             Some((field, comparison)) => (field, comparison, value),
             // `priority>5` is a name without a value.
             None => match name.split_once(['<', '>']) {
                 Some((field, bound)) if value.is_empty() => {
-                    let comparison =
-                        if name[field.len()..].starts_with('<') { Comparison::Less } else { Comparison::Greater };
+                    let comparison = if name[field.len()..].starts_with('<') {
+                        Comparison::Less
+                    } else {
+                        Comparison::Greater
+                    };
                     (field, comparison, bound)
                 }
                 _ => (name, Comparison::Equal, value),
@@ -320,7 +331,11 @@ impl Query {
             self.conditions.push(Condition { key, comparison, values: vec![value.to_owned()] });
         }
         let count: usize = self.conditions.iter().map(|condition| condition.values.len()).sum();
-        if count > CONDITIONS_MAX { Err(format!("is one condition too many: at most {CONDITIONS_MAX}")) } else { Ok(()) }
+        if count > CONDITIONS_MAX {
+            Err(format!("is one condition too many: at most {CONDITIONS_MAX}"))
+        } else {
+            Ok(())
+        }
     }
 
     fn holds(&self, resource: &Resource, contents: &Contents, row: &Row) -> bool {
@@ -451,6 +466,3 @@ fn fingerprint(path: &str, asked: &str) -> u64 {
     let bytes = path.bytes().chain([0]).chain(asked.bytes());
     bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
-
-#[cfg(test)]
-mod tests;

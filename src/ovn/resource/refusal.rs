@@ -57,7 +57,7 @@ pub struct Refusal {
     /// What is wrong with the body, place by place.
     pub problems: Vec<Invalid>,
     /// Problems beyond those listed.
-    pub problems_left_out: usize,
+    pub problems_left_out: u32,
     /// Rows that stand in the way: who refers to it, or who has the name.
     pub rows: Vec<Named>,
     /// The ETag that the row has now, where `If-Match` did not hold.
@@ -134,7 +134,7 @@ impl Refusal {
 #[derive(Debug, Default)]
 pub(crate) struct Problems {
     listed: Vec<Invalid>,
-    left_out: usize,
+    left_out: u32,
     /// A refusal that says more than a place could, such as a conflict. The first one is the answer.
     refusal: Option<Refusal>,
 }
@@ -155,14 +155,14 @@ impl Problems {
     }
 
     pub(crate) fn count(&self) -> usize {
-        self.listed.len() + self.left_out
+        self.listed.len() + self.left_out as usize
     }
 
     /// The refusal, if anything is wrong.
     pub(crate) fn finish(self) -> Result<(), Refusal> {
         let Some(first) = self.listed.first() else { return Ok(()) };
         let place = if first.pointer.is_empty() { "the body" } else { &first.pointer };
-        let count = self.listed.len() + self.left_out;
+        let count = self.listed.len() + self.left_out as usize;
         let more = match count {
             1 => String::new(),
             count => format!(" (and {} more)", count - 1),
