@@ -33,6 +33,7 @@ use crate::services::invalidations::Invalidations;
 use crate::services::leader_task::LeaderTask;
 use crate::services::locks::Locks;
 use crate::services::membership::Membership;
+use crate::services::network::Network;
 use crate::services::registers::Registers;
 use crate::services::report;
 use crate::services::sessions::hub::{Hub, SessionObserver};
@@ -78,6 +79,8 @@ pub struct Node {
     core: Core,
     invalidations: Invalidations,
     metrics: Metrics,
+    locks: Locks,
+    network: Network,
     /// Sockets of this node; there are none before it runs.
     hub: Arc<Hub>,
     http: TcpListener,
@@ -104,9 +107,12 @@ impl Node {
         let core = Core::new(group.clone(), Patience { propose, read });
         let invalidations =
             Invalidations::new(core.clone(), config.server.connections_max, config.cluster.node_timeout);
+        let lock_service = Locks::new(core.clone(), Arc::clone(&locks));
+        let network = Network::open(&config, core.clone(), lock_service.clone());
         let metrics = Metrics::new(
             &config.cluster.node_id,
             group.clone(),
+            network.clone(),
             locks,
             Arc::clone(invalidations.metrics()),
             sessions,
@@ -118,6 +124,8 @@ impl Node {
             core,
             invalidations,
             metrics,
+            locks: lock_service,
+            network,
             hub,
             http,
             scrape,
@@ -158,9 +166,9 @@ impl Node {
         let (close, closing) = watch::channel(false);
         let name = &self.config.cluster.node_id;
         let core = self.core.clone();
-        let health = Health::new(self.group.clone(), draining.clone());
+        let health = Health::new(self.group.clone(), self.network.clone(), draining.clone());
         let lock_metrics = Arc::clone(&self.metrics.locks);
-        let locks = Locks::new(core.clone(), Arc::clone(&self.metrics.locks));
+        let locks = self.locks.clone();
         let sessions = Sessions::new(core.clone(), Arc::clone(&self.hub), session_settings(&self.config));
         let app = Arc::new(App {
             node_name: name.clone(),
@@ -171,6 +179,7 @@ impl Node {
             registers: Registers::new(core.clone()),
             sessions: sessions.clone(),
             session_metrics: Arc::clone(&self.metrics.sessions),
+            network: self.network.clone(),
             membership: Membership::new(core),
             health: health.clone(),
             admin_token: self.config.server.admin_token.clone(),

@@ -77,6 +77,10 @@ codes! {
     UnknownElection = 404 "unknown_election";
     /// There is no such session.
     UnknownSession = 404 "unknown_session";
+    /// There is no such row of this kind.
+    UnknownResource = 404 "unknown_resource";
+    /// This server's schema has no such table.
+    UnknownTable = 404 "unknown_table";
     /// The node is not being emptied.
     NotDraining = 404 "not_draining";
     /// The route does not take this method.
@@ -105,6 +109,20 @@ codes! {
     WaitCancelled = 409 "wait_cancelled";
     /// The change would leave no healthy majority.
     WouldLoseQuorum = 409 "would_lose_quorum";
+    /// Several rows have this name: use the id.
+    AmbiguousName = 409 "ambiguous_name";
+    /// A row of this name exists.
+    DuplicateName = 409 "duplicate_name";
+    /// Others refer to the row.
+    InUse = 409 "in_use";
+    /// Somebody else changed what this request builds on, again and again.
+    WriteConflict = 409 "write_conflict";
+    /// Something that the request refers to was deleted meanwhile.
+    ReferenceGone = 409 "reference_gone";
+    /// A row with the same values exists.
+    Duplicate = 409 "duplicate";
+    /// The OVN database refuses, for a reason of its own.
+    OvnRejected = 409 "ovn_rejected";
     /// Another change of members is under way.
     MembershipBusy = 409 "membership_change_in_progress";
     /// The target cannot lead.
@@ -117,6 +135,10 @@ codes! {
     Reset = 410 "reset";
     /// The register has another revision than asked.
     RevisionMismatch = 412 "revision_mismatch";
+    /// The row is not as it was when its `ETag` was read.
+    EtagMismatch = 412 "etag_mismatch";
+    /// The fencing token is stale: the lock has another holder since. Nothing was written.
+    Fenced = 412 "fenced";
     /// The body is larger than allowed.
     BodyTooLarge = 413 "body_too_large";
     /// The body has another media type than this route takes.
@@ -127,6 +149,14 @@ codes! {
     InvalidBody = 422 "invalid_body";
     /// A value can never be right.
     InvalidArgument = 422 "invalid_argument";
+    /// The resource cannot be as the body says; `problems` names each field.
+    InvalidResource = 422 "invalid_resource";
+    /// A row that the body refers to does not exist.
+    UnknownReference = 422 "unknown_reference";
+    /// The database's schema forbids it.
+    ConstraintViolation = 422 "constraint_violation";
+    /// The OVN servers here are too old to have this.
+    UnsupportedBySchema = 422 "unsupported_by_schema";
     /// The idempotency key was used for another request.
     IdempotencyKeyReused = 422 "idempotency_key_reused";
     /// The route is a WebSocket: connect with one.
@@ -147,6 +177,8 @@ codes! {
     Busy = 503 "busy";
     /// This node's storage or agreement has failed.
     NodeStopped = 503 "node_stopped";
+    /// The OVN database cannot be reached, or none is configured.
+    OvnUnavailable = 503 "ovn_unavailable";
     /// It may have happened: retry with the same idempotency key.
     OutcomeUnknown = 504 "outcome_unknown";
 }

@@ -76,7 +76,7 @@ impl<T: DeserializeOwned + Default> FromRequest<State> for OptionalJson<T> {
     }
 }
 
-fn check_json(headers: &HeaderMap) -> Result<(), ApiError> {
+pub(super) fn check_json(headers: &HeaderMap) -> Result<(), ApiError> {
     let media_type =
         headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let essence = media_type.split(';').next().unwrap_or_default().trim();
@@ -94,7 +94,7 @@ fn check_json(headers: &HeaderMap) -> Result<(), ApiError> {
     Err(ApiError::new(Code::UnsupportedMediaType, detail))
 }
 
-fn parse_json<T: DeserializeOwned>(raw: &[u8]) -> Result<T, ApiError> {
+pub(super) fn parse_json<T: DeserializeOwned>(raw: &[u8]) -> Result<T, ApiError> {
     serde_json::from_slice(raw).map_err(|error| {
         let text = error.to_string();
         let code = match error.classify() {

@@ -14,6 +14,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
+use ovncp_ovn::database::DatabaseStatus;
 use ovncp_raft::group::Group;
 use ovncp_raft::status::{GroupStatus, Integrity, Phase};
 use ovncp_state::NodeId;
@@ -24,6 +25,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::Shared;
 use super::extract::Query;
 use super::pulse::Pulse;
+use crate::services::network::Network;
 
 /// How often the event loop shows that it runs.
 pub const BEAT_INTERVAL: Duration = Duration::from_millis(250);
@@ -42,6 +44,7 @@ const LEADER_SILENCE_MAX: Duration = Duration::from_secs(3);
 #[derive(Clone)]
 pub struct Health {
     group: Group,
+    network: Network,
     draining: watch::Receiver<bool>,
     event_loop: Pulse,
     raft_core: Pulse,
@@ -87,9 +90,9 @@ type Checks = BTreeMap<&'static str, Check>;
 impl Health {
     /// Probes of this node.
     #[must_use]
-    pub fn new(group: Group, draining: watch::Receiver<bool>) -> Self {
+    pub fn new(group: Group, network: Network, draining: watch::Receiver<bool>) -> Self {
         let (event_loop, raft_core) = (Pulse::new(), Pulse::new());
-        Self { group, draining, event_loop, raft_core, started: Arc::default() }
+        Self { group, network, draining, event_loop, raft_core, started: Arc::default() }
     }
 
     /// Feels for ever that the event loop and the consensus core run, and tells once that the node serves.
@@ -160,6 +163,26 @@ impl Health {
             ("membership", member),
             ("startup", Check::when(serving, describe(&status.phase))),
         ])
+    }
+}
+
+impl Health {
+    /// What the API needs beyond the group: every database of OVN that is configured.
+    fn behind_api(&self) -> Checks {
+        let check = |(name, status): (&'static str, DatabaseStatus)| {
+            let name = match name {
+                "northbound" => "ovn_northbound",
+                _ => "ovn_southbound",
+            };
+            let server = status.endpoint.map_or_else(String::new, |endpoint| format!(" with {endpoint}"));
+            let detail = match (status.in_sync, status.problem) {
+                (true, _) => format!("in sync{server}"),
+                (false, Some(problem)) => problem,
+                (false, None) => format!("connecting{server}"),
+            };
+            (name, Check::when(status.in_sync, detail))
+        };
+        self.network.status().into_iter().map(check).collect()
     }
 }
 
@@ -264,9 +287,11 @@ pub struct ReadyQuery {
     responses((status = 200, body = HealthReport, description = "It can."),
         (status = 503, body = HealthReport, description = "Send nobody here: the failing checks say why.")))]
 pub async fn ready(State(app): State<Shared>, Query(query): Query<ReadyQuery>) -> Response {
-    // Nothing behind the API is used yet, so `for=api` has nothing to add.
-    let ReadyQuery { scope: _ } = query;
-    answer(app.health.ready(&app.health.group.status()))
+    let mut checks = app.health.ready(&app.health.group.status());
+    if let Some(ReadyFor::Api) = query.scope {
+        checks.extend(app.health.behind_api());
+    }
+    answer(checks)
 }
 
 /// Whether this node has recovered, joined and caught up once.

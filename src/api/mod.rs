@@ -20,6 +20,7 @@ pub mod locks;
 pub mod log_level;
 pub mod messages;
 pub mod metrics;
+pub mod network;
 pub mod openapi;
 pub mod pulse;
 pub mod server;
@@ -44,6 +45,7 @@ use crate::services::events::Events;
 use crate::services::invalidations::Invalidations;
 use crate::services::locks::Locks;
 use crate::services::membership::Membership;
+use crate::services::network::Network;
 use crate::services::registers::Registers;
 use crate::services::sessions::Sessions;
 use crate::telemetry::metrics::SessionMetrics;
@@ -71,6 +73,8 @@ pub struct App {
     pub sessions: Sessions,
     /// What their sockets count.
     pub session_metrics: Arc<SessionMetrics>,
+    /// OVN.
+    pub network: Network,
     /// Nodes and the leader.
     pub membership: Membership,
     /// Probes.

@@ -16,7 +16,7 @@ use super::error::{ApiError, Code, PROBLEM_JSON};
 use super::extract::ConsistencyParam;
 use super::{
     Shared, cluster, drain, elections, events, health, invalidations, kv, locks, log_level, messages,
-    sessions, ws,
+    network, sessions, ws,
 };
 
 /// An error of any route (RFC 9457), with further fields of the case.
@@ -88,6 +88,7 @@ fn described() -> OpenApiRouter<Shared> {
         .routes(routes!(drain::drain, drain::progress))
         .routes(routes!(drain::resume))
         .routes(routes!(log_level::get, log_level::put))
+        .merge(network::described())
 }
 
 fn base() -> OpenApi {
@@ -100,11 +101,13 @@ fn base() -> OpenApi {
                 .build(),
         )
         .build();
+    network::describe(&mut openapi);
     let components = openapi.components.get_or_insert_default();
     // Known by reference only: from queries, and from `complete`.
     components.schemas.insert("Problem".to_owned(), Problem::schema());
     components.schemas.insert("ConsistencyParam".to_owned(), ConsistencyParam::schema());
     components.schemas.insert("ReadyFor".to_owned(), health::ReadyFor::schema());
+    components.schemas.insert("Wait".to_owned(), network::Wait::schema());
     components
         .security_schemes
         .insert("admin".to_owned(), RefOr::T(SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer))));
@@ -133,6 +136,7 @@ pub fn router(app: Shared) -> Router {
     let document = Arc::new(openapi);
     let config = utoipa_swagger_ui::Config::from(DOCUMENT_PATH);
     router
+        .merge(network::router())
         .route(
             "/api/v1/cluster/locks/acquire",
             get(locks::get_named_acquire).delete(locks::force_release_named_acquire),
@@ -174,7 +178,7 @@ fn complete(openapi: &mut OpenApi) {
                 add(operation, &[401, 403]);
             }
         }
-        for operation in [&mut item.put, &mut item.post, &mut item.delete].into_iter().flatten() {
+        for operation in [&mut item.put, &mut item.post, &mut item.patch, &mut item.delete].into_iter().flatten() {
             add(operation, &[400, 422, 429, 500, 503, 504]);
             if operation.request_body.is_some() {
                 add(operation, &[408, 413]);

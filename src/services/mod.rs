@@ -11,6 +11,7 @@ pub mod invalidations;
 pub mod leader_task;
 pub mod locks;
 pub mod membership;
+pub mod network;
 pub mod reads;
 pub mod registers;
 pub mod report;

@@ -12,6 +12,7 @@ mod kv;
 mod leader_task;
 mod locks;
 mod moving;
+mod network;
 mod openapi;
 mod sessions;
 mod socket;

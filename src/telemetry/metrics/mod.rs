@@ -12,6 +12,7 @@ pub mod docs;
 mod http;
 mod invalidations;
 mod locks;
+mod ovn;
 mod process;
 mod sessions;
 mod storage;
@@ -23,6 +24,7 @@ use ovncp_raft::group::Group;
 use prometheus::proto::MetricFamily;
 use prometheus::{Encoder, TextEncoder};
 
+use crate::services::network::Network;
 pub use declared::{Declared, Kind};
 pub use http::{HttpMetrics, Route};
 pub use invalidations::InvalidationMetrics;
@@ -30,10 +32,11 @@ pub use locks::{LockMetrics, LockObserver};
 pub use sessions::SessionMetrics;
 
 /// Every metric by area, in the order of docs/metrics.md.
-pub static AREAS: [(&str, &[&Declared]); 8] = [
+pub static AREAS: [(&str, &[&Declared]); 9] = [
     ("Locks", locks::LOCKS),
     ("Caches", invalidations::CACHES),
     ("Sessions", sessions::SESSIONS),
+    ("OVN", ovn::OVN),
     ("Cluster", cluster::CLUSTER),
     ("Raft", cluster::RAFT),
     ("Storage", storage::STORAGE),
@@ -49,6 +52,7 @@ pub const GUIDE_EXCEPTIONS: [&str; 2] = ["ovncp_cluster_nodes_total", "ovncp_ses
 pub struct Metrics {
     node: Arc<str>,
     group: Group,
+    network: Network,
     /// For the lock service.
     pub locks: Arc<LockMetrics>,
     /// Of the invalidation log.
@@ -65,12 +69,13 @@ impl Metrics {
     pub fn new(
         node: &str,
         group: Group,
+        network: Network,
         locks: Arc<LockMetrics>,
         invalidations: Arc<InvalidationMetrics>,
         sessions: Arc<SessionMetrics>,
         http: HttpMetrics,
     ) -> Self {
-        Self { node: node.into(), group, locks, invalidations, sessions, http: Arc::new(http) }
+        Self { node: node.into(), group, network, locks, invalidations, sessions, http: Arc::new(http) }
     }
 
     /// The text that Prometheus scrapes.
@@ -79,6 +84,7 @@ impl Metrics {
         let end = self.group.read(|state| state.invalidations_kept().1).1;
         families.extend(self.invalidations.families(&self.node, end));
         families.extend(self.sessions.families(&self.group, &self.node));
+        families.extend(ovn::families(&self.network));
         families.extend(cluster::families(&self.group, &self.node));
         families.extend(storage::families(&self.group));
         families.extend(self.http.families());
