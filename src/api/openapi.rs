@@ -178,7 +178,9 @@ fn complete(openapi: &mut OpenApi) {
                 add(operation, &[401, 403]);
             }
         }
-        for operation in [&mut item.put, &mut item.post, &mut item.patch, &mut item.delete].into_iter().flatten() {
+        for operation in
+            [&mut item.put, &mut item.post, &mut item.patch, &mut item.delete].into_iter().flatten()
+        {
             add(operation, &[400, 422, 429, 500, 503, 504]);
             if operation.request_body.is_some() {
                 add(operation, &[408, 413]);

@@ -89,14 +89,17 @@ async fn a_switch_with_ports_is_made_read_changed_and_deleted() {
     assert!(setup.nbctl(&["show"]).await.contains("port p1"));
     setup.nbctl(&["lsp-add", "blue", "p2"]).await;
     let ports = setup.get("/switches/blue/ports?sort=name").await;
-    let names: Vec<_> = ports.json()["ports"].as_array().unwrap().iter().map(|port| port["name"].clone()).collect();
+    let names: Vec<_> =
+        ports.json()["ports"].as_array().unwrap().iter().map(|port| port["name"].clone()).collect();
     assert_eq!(names, ["p1", "p2"]);
 
     // A patch touches only what it names; the etag that was read before is stale afterwards.
     let etag = setup.get("/switches/blue").await.header("etag").to_owned();
     setup.nbctl(&["set", "Logical_Switch", "blue", "external_ids:other=1"]).await;
     let patch = |etag: &str| {
-        let call = setup.call(Method::PATCH, "/switches/blue").json(json!({"external_ids": {"team": null, "b": "2"}}));
+        let call = setup
+            .call(Method::PATCH, "/switches/blue")
+            .json(json!({"external_ids": {"team": null, "b": "2"}}));
         if etag.is_empty() { call } else { call.header("if-match", etag) }
     };
     let stale = patch(&etag).send().await;
@@ -114,7 +117,11 @@ async fn a_switch_with_ports_is_made_read_changed_and_deleted() {
 async fn a_retry_under_the_same_key_happens_once_and_is_answered_alike() {
     let setup = setup!();
     let make = |name: &str| {
-        setup.call(Method::POST, "/switches").header("idempotency-key", "k").json(json!({"name": name})).send()
+        setup
+            .call(Method::POST, "/switches")
+            .header("idempotency-key", "k")
+            .json(json!({"name": name}))
+            .send()
     };
     let first = make("blue").await;
     let again = make("blue").await;
@@ -156,7 +163,11 @@ async fn a_stale_fencing_token_gets_412_and_nothing_is_committed() {
     assert_eq!(fenced(&second, "two").await.status, 201);
     for stale in [first.as_str(), "0", "18446744073709551615"] {
         let refused = fenced(stale, "three").await;
-        assert_eq!((refused.status.as_u16(), &refused.json()["code"]), (412, &json!("fenced")), "{refused:?}");
+        assert_eq!(
+            (refused.status.as_u16(), &refused.json()["code"]),
+            (412, &json!("fenced")),
+            "{refused:?}"
+        );
     }
     let shown = setup.nbctl(&["show"]).await;
     assert!(shown.contains("(one)") && shown.contains("(two)") && !shown.contains("(three)"), "{shown}");
@@ -171,12 +182,25 @@ async fn bad_input_is_named_and_leaves_nothing_behind() {
         ("/switches", json!({"name": "x", "nope": 1}), 422, "/nope"),
         ("/switches", json!({}), 422, "/name"),
         ("/switches", json!({"name": "blue"}), 409, "/name"),
-        ("/switches/blue/ports", json!({"name": "p", "addresses": ["0a:00:00:00:00:zz"]}), 422, "/addresses/0"),
+        (
+            "/switches/blue/ports",
+            json!({"name": "p", "addresses": ["0a:00:00:00:00:zz"]}),
+            422,
+            "/addresses/0",
+        ),
         ("/switches/blue/ports", json!({"name": "p", "tag": 9999, "parent_name": "q"}), 422, "/tag"),
-        ("/switches/blue/acls",
-            json!({"priority": 1, "direction": "to-lport", "match": "ip4.srk == 1", "action": "allow"}), 422, "/match"),
-        ("/switches/blue/acls",
-            json!({"priority": 40000, "direction": "to-lport", "match": "ip4", "action": "allow"}), 422, "/priority"),
+        (
+            "/switches/blue/acls",
+            json!({"priority": 1, "direction": "to-lport", "match": "ip4.srk == 1", "action": "allow"}),
+            422,
+            "/match",
+        ),
+        (
+            "/switches/blue/acls",
+            json!({"priority": 40000, "direction": "to-lport", "match": "ip4", "action": "allow"}),
+            422,
+            "/priority",
+        ),
         ("/switches", json!([{"name": "fine"}, {"name": "blue"}]), 409, "/1/name"),
     ] {
         let refused = setup.post(path, body.clone()).await;
@@ -230,7 +254,8 @@ async fn members_of_a_set_are_put_in_and_taken_out_one_by_one() {
     setup.post("/address-sets", json!({"name": "web", "addresses": ["10.0.0.1"]})).await;
     let more = setup.post("/address-sets/web/addresses", json!({"members": ["10.0.0.2", "10.0.0.1"]})).await;
     assert_eq!((more.status.as_u16(), &more.json()["count"]), (200, &json!(2)), "{more:?}");
-    let less = setup.call(Method::DELETE, "/address-sets/web/addresses").json(json!({"members": ["10.0.0.1"]}));
+    let less =
+        setup.call(Method::DELETE, "/address-sets/web/addresses").json(json!({"members": ["10.0.0.1"]}));
     assert_eq!(less.send().await.json()["members"], json!(["10.0.0.2"]));
     assert_eq!(setup.get("/address-sets/web/addresses").await.json()["members"], json!(["10.0.0.2"]));
 }
@@ -264,9 +289,29 @@ async fn a_transaction_happens_as_a_whole_or_not_at_all() {
     assert_eq!((made.status.as_u16(), &made.json()["count"]), (200, &json!(4)), "{made:?}");
     let again = setup.post("/transactions", operations).await;
     assert_eq!(again.status, 409, "{again:?}");
-    assert!(again.json()["problems"][0]["pointer"].as_str().unwrap().starts_with("/operations/0"), "{again:?}");
+    assert!(
+        again.json()["problems"][0]["pointer"].as_str().unwrap().starts_with("/operations/0"),
+        "{again:?}"
+    );
     let shown = setup.nbctl(&["show"]).await;
     assert!(shown.contains("router-port: r-s"), "{shown}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_has_two_ends_and_both_go_with_the_switch() {
+    let setup = setup!();
+    setup.post("/switches", json!({"name": "s"})).await.expect(201);
+    setup.post("/routers", json!({"name": "r"})).await.expect(201);
+    let ends = json!({"mac": "0a:00:00:00:00:ff", "networks": ["10.0.0.1/24"]});
+    let ends = setup
+        .post("/connections", json!({"switch": "s", "router": "r", "router_port": ends}))
+        .await
+        .expect(200);
+    assert_eq!(ends["count"], 2, "{ends}");
+    assert!(setup.nbctl(&["show"]).await.contains("router-port: r-s"));
+    setup.call(Method::DELETE, "/switches/s?router_ports=true").send().await.expect(204);
+    assert_eq!(setup.get("/router-ports").await.expect(200)["count"], 0);
+    assert_eq!(setup.get("/routers/r").await.expect(200)["ports"], json!([]));
 }
 
 #[tokio::test]
@@ -276,5 +321,9 @@ async fn without_ovn_the_api_says_what_to_configure() {
     assert_eq!((refused.status.as_u16(), &refused.json()["code"]), (503, &json!("ovn_unavailable")));
     assert!(refused.json()["detail"].as_str().unwrap().contains("OVN_NORTHBOUND_DB"), "{refused:?}");
     assert_eq!(node.get("/api/v1/ovn").await.json()["configured"], false);
-    assert_eq!(node.get("/health/ready?for=api").await.status, 200, "what is not configured is not asked for");
+    assert_eq!(
+        node.get("/health/ready?for=api").await.status,
+        200,
+        "what is not configured is not asked for"
+    );
 }

@@ -44,10 +44,12 @@ pub(in crate::api) fn describe(openapi: &mut OpenApi) {
     }
     let components = openapi.components.get_or_insert_default();
     for resource in resources() {
-        for (name, schema) in
-            [(schema_name(resource), answer(resource)), (format!("{}Input", schema_name(resource)), input(resource))]
-        {
-            let schema: utoipa::openapi::Schema = serde_json::from_value(schema).expect("a schema of OpenAPI");
+        for (name, schema) in [
+            (schema_name(resource), answer(resource)),
+            (format!("{}Input", schema_name(resource)), input(resource)),
+        ] {
+            let schema: utoipa::openapi::Schema =
+                serde_json::from_value(schema).expect("a schema of OpenAPI");
             components.schemas.insert(name, schema.into());
         }
     }
@@ -70,10 +72,7 @@ pub(super) fn published() -> Vec<Published> {
         let collection = format!("{BASE}/{}", resource.path);
         routes.push(Published {
             path: collection.clone(),
-            operations: vec![
-                (Method::GET, list(resource, None)),
-                (Method::POST, create(resource, None)),
-            ],
+            operations: vec![(Method::GET, list(resource, None)), (Method::POST, create(resource, None))],
         });
         routes.push(Published {
             path: format!("{collection}/{{id}}"),
@@ -104,7 +103,10 @@ pub(super) fn published() -> Vec<Published> {
         path: format!("{BASE}/ovn/tables/{{table}}"),
         operations: vec![
             (Method::GET, table_operation("list", "Lists the rows of a table.", Shape::Page)),
-            (Method::POST, table_operation("create", "Makes a row, or all those of an array or none.", Shape::Made)),
+            (
+                Method::POST,
+                table_operation("create", "Makes a row, or all those of an array or none.", Shape::Made),
+            ),
         ],
     });
     routes.push(Published {
@@ -112,7 +114,10 @@ pub(super) fn published() -> Vec<Published> {
         operations: vec![
             (Method::GET, table_operation("get", "Shows a row.", Shape::Row)),
             (Method::PUT, table_operation("replace", "Sets all of a row.", Shape::Changed)),
-            (Method::PATCH, table_operation("patch", "Sets some of a row (JSON merge patch).", Shape::Changed)),
+            (
+                Method::PATCH,
+                table_operation("patch", "Sets some of a row (JSON merge patch).", Shape::Changed),
+            ),
             (Method::DELETE, table_operation("delete", "Deletes a row.", Shape::Gone)),
         ],
     });
@@ -131,8 +136,12 @@ enum Shape {
 
 fn table_operation(verb: &str, summary: &str, shape: Shape) -> Json {
     let object = json!({"type": "object"});
-    let mut parameters =
-        vec![parameter("path", "table", json!({"type": "string"}), "A table of the schema, such as `Meter`.")];
+    let mut parameters = vec![parameter(
+        "path",
+        "table",
+        json!({"type": "string"}),
+        "A table of the schema, such as `Meter`.",
+    )];
     if !matches!(shape, Shape::Page | Shape::Made) {
         parameters.push(id("row"));
     }
@@ -146,9 +155,15 @@ fn table_operation(verb: &str, summary: &str, shape: Shape) -> Json {
         }
     }
     let (status, response) = match shape {
-        Shape::Page => ("200", answered("A page.", json!({"type": "object", "properties": {
+        Shape::Page => (
+            "200",
+            answered(
+                "A page.",
+                json!({"type": "object", "properties": {
             "rows": {"type": "array", "items": object}, "count": {"type": "integer"},
-            "next_cursor": {"type": ["string", "null"]}}}))),
+            "next_cursor": {"type": ["string", "null"]}}}),
+            ),
+        ),
         Shape::Row | Shape::Changed => ("200", answered("As it is.", object.clone())),
         Shape::Made => ("201", answered("It exists.", object.clone())),
         Shape::Gone => ("204", json!({"description": "It is gone."})),
@@ -158,7 +173,10 @@ fn table_operation(verb: &str, summary: &str, shape: Shape) -> Json {
         "parameters": parameters, "responses": {status: response, "404": {"description": ""}, "409": {"description": ""},
             "412": {"description": ""}}});
     match shape {
-        Shape::Made => operation["requestBody"] = body(json!({"oneOf": [object, {"type": "array", "items": object}]}), "application/json"),
+        Shape::Made => {
+            operation["requestBody"] =
+                body(json!({"oneOf": [object, {"type": "array", "items": object}]}), "application/json")
+        }
         Shape::Changed => operation["requestBody"] = body(object, "application/json"),
         Shape::Page | Shape::Row | Shape::Gone => {}
     }
@@ -216,21 +234,42 @@ fn write_parameters() -> Vec<Json> {
     let choice = json!({"type": "string", "enum": ["none", "sb", "hv"]});
     let number = json!({"type": "integer", "minimum": 1, "maximum": super::headers::WAIT_TIMEOUT_MS_MAX});
     vec![
-        parameter("query", "wait", choice, "How far to wait: the northbound database, ovn-northd, every hypervisor. \
-            `X-Ovncp-Barrier: reached|open` in the answer tells whether it came so far; it is committed either way."),
+        parameter(
+            "query",
+            "wait",
+            choice,
+            "How far to wait: the northbound database, ovn-northd, every hypervisor. \
+            `X-Ovncp-Barrier: reached|open` in the answer tells whether it came so far; it is committed either way.",
+        ),
         parameter("query", "wait_timeout_ms", number, "How long to wait; 10000 if absent."),
-        parameter("header", "Idempotency-Key", text(), "A retry with the same key and body happens once, on any node."),
+        parameter(
+            "header",
+            "Idempotency-Key",
+            text(),
+            "A retry with the same key and body happens once, on any node.",
+        ),
         parameter("header", "X-Ovncp-Lock", text(), "Key of an exclusive lock that fences this write."),
-        parameter("header", "X-Ovncp-Fencing-Token", text(), "Token of its grant; a stale one gets 412 and nothing is written."),
+        parameter(
+            "header",
+            "X-Ovncp-Fencing-Token",
+            text(),
+            "Token of its grant; a stale one gets 412 and nothing is written.",
+        ),
     ]
 }
 
 fn if_match() -> Json {
-    parameter("header", "If-Match", json!({"type": "string"}), "Only if this is still its `ETag`; 412 otherwise.")
+    parameter(
+        "header",
+        "If-Match",
+        json!({"type": "string"}),
+        "Only if this is still its `ETag`; 412 otherwise.",
+    )
 }
 
 fn answered(description: &str, schema: Json) -> Json {
-    let headers = json!({"ETag": {"schema": {"type": "string"}, "description": "Stands for its configuration."}});
+    let headers =
+        json!({"ETag": {"schema": {"type": "string"}, "description": "Stands for its configuration."}});
     json!({"description": description, "headers": headers, "content": {"application/json": {"schema": schema}}})
 }
 
@@ -250,12 +289,21 @@ fn list_parameters() -> Vec<Json> {
     let text = || json!({"type": "string"});
     vec![
         consistency(),
-        parameter("query", "limit", json!({"type": "integer", "minimum": 1, "maximum": ovncp_ovn::resource::query::LIMIT_MAX}), "Rows of a page; 100 if absent."),
+        parameter(
+            "query",
+            "limit",
+            json!({"type": "integer", "minimum": 1, "maximum": ovncp_ovn::resource::query::LIMIT_MAX}),
+            "Rows of a page; 100 if absent.",
+        ),
         parameter("query", "cursor", text(), "`next_cursor` of the page before."),
         parameter("query", "sort", text(), "A field; `-field` for descending."),
         parameter("query", "fields", text(), "Fields to answer, comma-separated; all if absent."),
-        parameter("query", "filter", json!({"type": "object", "additionalProperties": {"type": "string"}}),
-            "Any further parameter names a field and the value it must have; docs/network.md has the grammar."),
+        parameter(
+            "query",
+            "filter",
+            json!({"type": "object", "additionalProperties": {"type": "string"}}),
+            "Any further parameter names a field and the value it must have; docs/network.md has the grammar.",
+        ),
     ]
 }
 
@@ -297,10 +345,18 @@ fn get(resource: &Resource) -> Json {
 
 fn change(resource: &Resource, verb: &str) -> Json {
     let (summary, description, media_type, schema) = match verb {
-        "replace" => ("Replaces", "What the body leaves out gets its default; rows that it holds stay.", "application/json",
-            reference_to(&format!("{}Input", schema_name(resource)))),
-        _ => ("Changes", "JSON merge patch (RFC 7396): a member of an object that is null goes, the others stay as they are.",
-            "application/merge-patch+json", json!({"type": "object"})),
+        "replace" => (
+            "Replaces",
+            "What the body leaves out gets its default; rows that it holds stay.",
+            "application/json",
+            reference_to(&format!("{}Input", schema_name(resource))),
+        ),
+        _ => (
+            "Changes",
+            "JSON merge patch (RFC 7396): a member of an object that is null goes, the others stay as they are.",
+            "application/merge-patch+json",
+            json!({"type": "object"}),
+        ),
     };
     let mut parameters = vec![id(&resource.title), if_match()];
     parameters.extend(write_parameters());
@@ -314,6 +370,10 @@ fn change(resource: &Resource, verb: &str) -> Json {
 fn delete(resource: &Resource) -> Json {
     let mut parameters = vec![id(&resource.title), if_match()];
     parameters.extend(write_parameters());
+    if &*resource.path == "switches" {
+        let description = "Also the router ports that its ports lead to.";
+        parameters.push(parameter("query", "router_ports", json!({"type": "boolean"}), description));
+    }
     json!({"tags": ["network"], "operationId": format!("delete_{}", snake(&resource.path)),
         "summary": format!("Deletes: {}", resource.title),
         "description": "With the rows that only it holds. Refused while others refer to it.", "parameters": parameters,
@@ -349,7 +409,10 @@ fn members(resource: &Resource, segment: &str, column: &ColumnSchema) -> Vec<(Me
 
 fn answer(resource: &Resource) -> Json {
     let mut properties = Map::new();
-    properties.insert("id".to_owned(), json!({"type": "string", "format": "uuid", "description": "The row's uuid."}));
+    properties.insert(
+        "id".to_owned(),
+        json!({"type": "string", "format": "uuid", "description": "The row's uuid."}),
+    );
     if resource.name_column().is_none() {
         properties.insert("name".to_owned(), json!({"type": "null"}));
     }
@@ -382,7 +445,10 @@ fn input(resource: &Resource) -> Json {
         }
     }
     for parent in &resource.parents {
-        properties.insert(parent.field.to_string(), json!({"type": "string", "description": "Who shall hold it: uuid or name."}));
+        properties.insert(
+            parent.field.to_string(),
+            json!({"type": "string", "description": "Who shall hold it: uuid or name."}),
+        );
     }
     json!({"type": "object", "description": resource.about, "required": required, "properties": properties,
         "additionalProperties": false})

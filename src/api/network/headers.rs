@@ -67,7 +67,10 @@ impl<S: Send + Sync> FromRequestParts<S> for Fenced {
 }
 
 /// The only value of this header. Two that differ could mean either.
-fn single<'headers>(headers: &'headers HeaderMap, name: &HeaderName) -> Result<Option<&'headers str>, ApiError> {
+fn single<'headers>(
+    headers: &'headers HeaderMap,
+    name: &HeaderName,
+) -> Result<Option<&'headers str>, ApiError> {
     let mut values = headers.get_all(name).iter();
     let Some(value) = values.next() else { return Ok(None) };
     if values.next().is_some() {
@@ -103,6 +106,8 @@ pub struct WriteQuery {
     pub wait: Wait,
     /// How long to wait, in milliseconds: 1 to 40000, 10000 if absent.
     pub wait_timeout_ms: Option<u64>,
+    /// Of the deletion of a switch: also the router ports that its ports lead to.
+    pub router_ports: bool,
 }
 
 impl WriteQuery {

@@ -36,7 +36,8 @@ pub(super) async fn list(
         let views = match parent {
             None => query.collect(resource, contents)?,
             Some(parent) => {
-                let holder = route.resource(catalogue)?.find(contents, route.id.as_deref().unwrap_or_default())?;
+                let holder =
+                    route.resource(catalogue)?.find(contents, route.id.as_deref().unwrap_or_default())?;
                 query.collect_held(resource, parent, &holder, contents)?
             }
         };

@@ -70,7 +70,9 @@ pub(super) async fn remove(
 fn members(body: &Value) -> Result<&Value, ApiError> {
     let only = body.as_object().filter(|body| body.len() == 1);
     let members = only.and_then(|body| body.get("members")).filter(|members| members.is_array());
-    members.ok_or_else(|| ApiError::new(Code::InvalidBody, "the body is {\"members\": [...]}").with("field", "members"))
+    members.ok_or_else(|| {
+        ApiError::new(Code::InvalidBody, "the body is {\"members\": [...]}").with("field", "members")
+    })
 }
 
 async fn change(app: &App, route: &Route, request: WriteRequest, adds: bool) -> Result<Response, ApiError> {

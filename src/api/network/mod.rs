@@ -31,6 +31,7 @@ pub(super) fn described() -> OpenApiRouter<Shared> {
         .routes(routes!(fences::claim))
         .routes(routes!(lists::tables))
         .routes(routes!(transactions::commit))
+        .routes(routes!(transactions::connect))
 }
 
 /// Routes of the resources, which [`describe`] describes.
@@ -46,10 +47,9 @@ fn handlers(path: &str) -> MethodRouter<Shared> {
     let under = path.split_once("/{id}").map(|(_, under)| under.trim_start_matches('/'));
     match under {
         None => get(lists::list).post(resources::create),
-        Some("") => get(resources::get)
-            .put(resources::replace)
-            .patch(resources::patch)
-            .delete(resources::delete),
+        Some("") => {
+            get(resources::get).put(resources::replace).patch(resources::patch).delete(resources::delete)
+        }
         Some(_) if description::is_members(path) => {
             get(members::list).post(members::add).delete(members::remove)
         }

@@ -28,9 +28,9 @@ pub(super) fn problem(refusal: Refusal) -> ApiError {
         error = error.with("reason", refusal.code);
     }
     if !refusal.problems.is_empty() {
-        let problems = refusal.problems.iter().map(|invalid| {
-            json!({"pointer": invalid.pointer, "problem": invalid.problem, "code": invalid.code})
-        });
+        let problems = refusal.problems.iter().map(
+            |invalid| json!({"pointer": invalid.pointer, "problem": invalid.problem, "code": invalid.code}),
+        );
         error = error.with("problems", problems.collect::<Vec<_>>());
     }
     if refusal.problems_left_out > 0 {
@@ -52,7 +52,9 @@ impl From<NetworkError> for ApiError {
     fn from(error: NetworkError) -> Self {
         let detail = error.to_string();
         match error {
-            NetworkError::NotConfigured | NetworkError::Unavailable { .. } => Self::new(Code::OvnUnavailable, detail),
+            NetworkError::NotConfigured | NetworkError::Unavailable { .. } => {
+                Self::new(Code::OvnUnavailable, detail)
+            }
             NetworkError::Refused(refusal) => problem(*refusal),
             NetworkError::Transact(error) => transact(error, detail),
             NetworkError::Fenced { lock, token, .. } => {
@@ -69,9 +71,9 @@ fn transact(error: TransactError, detail: String) -> ApiError {
     match error {
         TransactError::Unavailable { .. } => ApiError::new(Code::OvnUnavailable, detail),
         TransactError::OutcomeUnknown { .. } => ApiError::new(Code::OutcomeUnknown, detail),
-        TransactError::Rejected(rejection) => {
-            ApiError::new(Code::OvnRejected, detail).with("error", rejection.error).with("ovn_details", rejection.details)
-        }
+        TransactError::Rejected(rejection) => ApiError::new(Code::OvnRejected, detail)
+            .with("error", rejection.error)
+            .with("ovn_details", rejection.details),
         TransactError::TooLarge { limit, max } => {
             ApiError::new(Code::BodyTooLarge, detail).with("limit", limit).with("max", max)
         }

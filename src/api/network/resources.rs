@@ -7,7 +7,7 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::{Json, RequestExt};
 use ovncp_ovn::contents::Contents;
-use ovncp_ovn::resource::{Answer, Catalogue, Outcome, Parent, Planner, Refusal, Resource, View};
+use ovncp_ovn::resource::{Answer, Catalogue, Outcome, Parent, Planner, Refusal, Resource, View, builtin};
 use serde_json::{Value, json};
 
 use super::headers::{self, Conditional, Fenced, WriteQuery};
@@ -83,6 +83,8 @@ fn unsupported(what: &str) -> Refusal {
 pub(super) struct WriteRequest {
     pub(super) write: Write,
     pub(super) body: Value,
+    /// `?router_ports=true`.
+    router_ports: bool,
 }
 
 impl FromRequest<Shared> for WriteRequest {
@@ -101,7 +103,8 @@ impl FromRequest<Shared> for WriteRequest {
         let raw = extract::read_body(request, BODY_BYTES_MAX, app.body_timeout).await?;
         let body = if takes_body { extract::parse_json(&raw)? } else { Value::Null };
         let retry = key.bind(&[&raw, raw_query.as_bytes()]).map(|retry| retry.key);
-        Ok(Self { write: Write { retry, fenced, barrier: query.barrier()? }, body })
+        let router_ports = query.router_ports;
+        Ok(Self { write: Write { retry, fenced, barrier: query.barrier()? }, body, router_ports })
     }
 }
 
@@ -208,7 +211,11 @@ pub(super) async fn delete(
 ) -> Result<Response, ApiError> {
     let written = app.network.write(&request.write, |contents, catalogue, uuids| {
         let mut planner = Planner::new(contents, catalogue, uuids);
-        planner.delete(route.resource(catalogue)?, route.id(), &if_match);
+        if request.router_ports && route.kind == Kind::Typed("switches".to_owned()) {
+            builtin::delete_switch(&mut planner, route.id(), &if_match)?;
+        } else {
+            planner.delete(route.resource(catalogue)?, route.id(), &if_match);
+        }
         planner.finish()
     });
     Ok(told(&written.await?, StatusCode::NO_CONTENT.into_response()))
@@ -246,7 +253,8 @@ async fn one(app: &App, status: StatusCode, answer: &Answer) -> Result<Response,
 /// Where a row is found.
 pub(super) fn location(answer: &Answer) -> String {
     let resource = &answer.resource;
-    let base = if *resource.path == *resource.table.name { "/api/v1/ovn/tables" } else { super::description::BASE };
+    let base =
+        if *resource.path == *resource.table.name { "/api/v1/ovn/tables" } else { super::description::BASE };
     format!("{base}/{}/{}", resource.path, answer.id)
 }
 
@@ -305,6 +313,8 @@ pub(super) fn told(written: &Written, mut response: Response) -> Response {
 }
 
 /// What was seen, with its age.
-pub(super) fn answer<T>(seen: Seen<Result<T, Refusal>>) -> Result<(T, Option<std::time::Duration>), ApiError> {
+pub(super) fn answer<T>(
+    seen: Seen<Result<T, Refusal>>,
+) -> Result<(T, Option<std::time::Duration>), ApiError> {
     Ok((seen.value.map_err(problem)?, seen.age))
 }

@@ -37,10 +37,13 @@ impl<S: Send + Sync> FromRequestParts<S> for Route {
         let template = template.map_err(|error| ApiError::new(Code::Internal, error.to_string()))?;
         let params = RawPathParams::from_request_parts(parts, state).await;
         let params = params.map_err(|error| ApiError::new(Code::MalformedRequest, error.to_string()))?;
-        let param = |name: &str| params.iter().find(|(found, _)| *found == name).map(|(_, value)| value.to_owned());
+        let param =
+            |name: &str| params.iter().find(|(found, _)| *found == name).map(|(_, value)| value.to_owned());
         let rest = template.as_str().strip_prefix(BASE).unwrap_or_default().trim_start_matches('/');
         let (kind, rest) = match rest.strip_prefix(TABLES) {
-            Some(rest) => (Kind::Table(param("table").unwrap_or_default()), rest.trim_start_matches("/{table}")),
+            Some(rest) => {
+                (Kind::Table(param("table").unwrap_or_default()), rest.trim_start_matches("/{table}"))
+            }
             None => {
                 let (first, rest) = rest.split_once('/').unwrap_or((rest, ""));
                 (Kind::Typed(first.to_owned()), rest)
@@ -91,7 +94,10 @@ mod tests {
             found(typed("switches"), Some("s"), Some("ports"))
         );
         let table = || Kind::Table("Meter".to_owned());
-        assert_eq!(route("/api/v1/ovn/tables/{table}", "/api/v1/ovn/tables/Meter").await, found(table(), None, None));
+        assert_eq!(
+            route("/api/v1/ovn/tables/{table}", "/api/v1/ovn/tables/Meter").await,
+            found(table(), None, None)
+        );
         assert_eq!(
             route("/api/v1/ovn/tables/{table}/{id}", "/api/v1/ovn/tables/Meter/m").await,
             found(table(), Some("m"), None)

@@ -155,7 +155,8 @@ impl Network {
     pub fn southbound(&self) -> Result<&Database, NetworkError> {
         let southbound = self.inner()?.southbound.as_ref();
         southbound.ok_or_else(|| NetworkError::Unavailable {
-            reason: "no southbound database is configured: set OVN_SOUTHBOUND_DB (ovn.southbound.endpoints)".to_owned(),
+            reason: "no southbound database is configured: set OVN_SOUTHBOUND_DB (ovn.southbound.endpoints)"
+                .to_owned(),
         })
     }
 

@@ -105,7 +105,8 @@ impl Inner {
             Ok(plan) => plan,
             // What an earlier try made may be what is in the way of this one.
             Err(refusal) => {
-                let seen = keyed.and_then(|keyed| self.northbound.read(|contents| keyed.look(contents)).flatten());
+                let seen =
+                    keyed.and_then(|keyed| self.northbound.read(|contents| keyed.look(contents)).flatten());
                 return match seen {
                     Some(seen) => Ok(Attempt::Done(self.replayed(seen)?)),
                     None => Err(refusal.into()),
