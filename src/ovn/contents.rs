@@ -202,7 +202,7 @@ impl Contents {
         uuid: Uuid,
         update: &Json,
     ) -> Result<Option<RowChange>, ContentsError> {
-        let Some(table) = self.tables.get_mut(table) else {
+        let Some(table) = self.tables.get(table) else {
             return Err(ContentsError::UnknownTable(table.to_owned()));
         };
         let old = table.rows.get(&uuid).cloned();
@@ -220,13 +220,25 @@ impl Contents {
             ("delete", _) => None,
             _ => return Err(malformed()),
         };
-        if old == new {
-            return Ok(None);
-        }
-        table.put(uuid, old.as_deref(), new.as_ref());
         let schema = Arc::clone(&table.schema);
-        self.note_references(&schema, uuid, old.as_deref(), new.as_deref());
-        Ok(Some(RowChange { table: schema, uuid, old, new }))
+        Ok(self.replace(&schema, uuid, old, new))
+    }
+
+    /// Puts `new` where `old` is, in a table of this database. None when nothing changed.
+    pub(crate) fn replace(
+        &mut self,
+        schema: &Arc<TableSchema>,
+        uuid: Uuid,
+        old: Option<Arc<Row>>,
+        new: Option<Arc<Row>>,
+    ) -> Option<RowChange> {
+        if old == new {
+            return None;
+        }
+        let table = self.tables.get_mut(&schema.name)?;
+        table.put(uuid, old.as_deref(), new.as_ref());
+        self.note_references(schema, uuid, old.as_deref(), new.as_deref());
+        Some(RowChange { table: Arc::clone(schema), uuid, old, new })
     }
 
     /// What turns `self` into `other`, table by table.
@@ -437,7 +449,7 @@ impl ColumnSchema {
 
 /// The value that differs from `before` by `difference`: a member of a set that is in both goes, one in neither comes. Of a
 /// map, a pair that is in both goes, and a key with another value gets the new one.
-fn toggled(before: &Datum, difference: Datum) -> Datum {
+pub(crate) fn toggled(before: &Datum, difference: Datum) -> Datum {
     if let (Datum::Map(before), Datum::Map(difference)) = (before, &difference) {
         let changed = |key: &Atom| difference.binary_search_by(|(candidate, _)| candidate.cmp(key)).ok();
         let kept = before.iter().filter(|(key, _)| changed(key).is_none());

@@ -8,7 +8,7 @@
 //! - Pure: [`value`] what a column holds, [`schema`] what it may hold, [`contents`] the replica of a database,
 //!   [`operation`] what a transaction does, [`error`] why it did not, [`topology`] what is connected
 //!   to what, [`backup`] a database as a document and back.
-//! - [`database`]: the handle. Behind it `session` keeps one connection up, over [`wire`]; [`changes`] is the stream of
+//! - [`database`]: the handle. Behind it `session` keeps one connection up, over [`wire`], `updates` reads what it brings; [`changes`] is the stream of
 //!   what happened, [`metrics`] what is counted.
 //! - [`writer`] sends the requests of many callers as few transactions; [`fence`] keeps out whose lock is gone,
 //!   [`marker`] what has happened before; [`barrier`] waits until a write has come far enough.
@@ -33,6 +33,7 @@ mod session;
 pub mod topology;
 pub mod trace;
 pub mod unixctl;
+mod updates;
 pub mod value;
 pub mod wire;
 pub mod writer;

@@ -7,8 +7,9 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
-use crate::contents::{Contents, ContentsError, RowChange};
+use crate::contents::{Contents, RowChange};
 use crate::schema::Schema;
+use crate::updates;
 
 /// Larger answers are read by a thread that may take its time.
 const PARSED_INLINE_BYTES_MAX: usize = 256 << 10;
@@ -18,8 +19,6 @@ const PARSED_INLINE_BYTES_MAX: usize = 256 << 10;
 pub(super) enum SyncError {
     #[error("the server's update cannot be read: {0}")]
     Json(#[from] serde_json::Error),
-    #[error(transparent)]
-    Contents(#[from] ContentsError),
     #[error("reading the contents was stopped")]
     Stopped,
 }
@@ -55,7 +54,7 @@ fn read_reply_now(reply: &Bytes, schema: Arc<Schema>) -> Result<Synced, SyncErro
         return Ok(Synced::Fast { last, rows: reply.slice_ref(rows.get().as_bytes()) });
     }
     let mut contents = Contents::new(schema);
-    apply(&mut contents, rows.get().as_bytes())?;
+    updates::load(&mut contents, rows.get().as_bytes())?;
     Ok(Synced::Full { last, contents: Box::new(contents) })
 }
 
@@ -67,8 +66,7 @@ pub(super) fn read_update(params: &Bytes) -> Result<(String, Uuid, Bytes), SyncE
 
 /// Applies the text of a `<table-updates2>`.
 pub(super) fn apply(contents: &mut Contents, rows: &[u8]) -> Result<Vec<RowChange>, SyncError> {
-    let updates: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(rows)?;
-    Ok(contents.apply(&updates)?)
+    Ok(updates::apply(contents, rows)?)
 }
 
 /// Frees what may be large, without holding anybody up.

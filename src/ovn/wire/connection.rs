@@ -84,6 +84,7 @@ pub(crate) struct Connection<T> {
     framer: Framer,
     /// What is still to be written.
     output: BytesMut,
+    output_bytes_max: usize,
     /// Whether something written may sit in the transport.
     flush_due: bool,
     /// Bytes that the transport has taken.
@@ -104,6 +105,7 @@ impl<T> Connection<T> {
             stream,
             framer: Framer::new(MESSAGE_BYTES_MAX),
             output: BytesMut::new(),
+            output_bytes_max: OUTPUT_BYTES_MAX,
             flush_due: false,
             sent: 0,
             received: 0,
@@ -167,15 +169,19 @@ impl<T> Connection<T> {
         loop {
             while let Some(frame) = self.framer.next()? {
                 if let Some(event) = self.take(message::parse(&frame)?)? {
-                    // What is queued by now is not held up by what arrives.
-                    let _ = self.poll_write(context)?;
+                    // What is queued by now is not held up by what arrives. A failure is met again below.
+                    let _ = self.poll_write(context);
                     return Poll::Ready(Ok(event));
                 }
             }
-            let _ = self.poll_write(context)?;
+            let written = self.poll_write(context);
             match self.poll_read(context)? {
                 Poll::Ready(()) => {}
-                Poll::Pending => ready!(self.poll_silence(context))?,
+                Poll::Pending => {
+                    // Not before all was read that the server said: answers among it.
+                    let _ = written?;
+                    ready!(self.poll_silence(context))?;
+                }
             }
         }
     }
@@ -202,7 +208,7 @@ impl<T> Connection<T> {
             }
             Message::Stray => tracing::warn!("an answer to no call of ours"),
         }
-        if self.output.len() > OUTPUT_BYTES_MAX { Err(ConnectionError::OutputFull) } else { Ok(None) }
+        if self.output.len() > self.output_bytes_max { Err(ConnectionError::OutputFull) } else { Ok(None) }
     }
 
     /// Hands over what the transport takes. `Pending` when it takes no more for now.
@@ -261,5 +267,97 @@ impl<T> Connection<T> {
             self.queue("echo", b"[]", None);
             return Poll::Ready(Ok(()));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncWriteExt, DuplexStream, duplex};
+
+    fn pair(bytes: usize, probe_secs: u64) -> (Connection<&'static str>, DuplexStream) {
+        let (ours, theirs) = duplex(bytes);
+        let probe_after = Duration::from_secs(probe_secs);
+        let patience = Patience { probe_after, leave_after: probe_after * 2 };
+        (Connection::new(Box::new(ours), patience), theirs)
+    }
+
+    /// Polls once, so that what can be written is written.
+    async fn nudge(connection: &mut Connection<&'static str>) {
+        let nothing = tokio::time::timeout(Duration::ZERO, connection.next()).await;
+        assert!(nothing.is_err(), "{nothing:?}");
+    }
+
+    async fn read(stream: &mut DuplexStream) -> String {
+        let mut buffer = vec![0; 4096];
+        let count = stream.read(&mut buffer).await.unwrap();
+        String::from_utf8(buffer[..count].to_vec()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_lost_connection_tells_what_the_server_can_have_seen() {
+        let (mut connection, theirs) = pair(100, 0);
+        connection.call("transact", br#"["A"]"#, "answered");
+        connection.call("transact", br#"["B"]"#, "sent");
+        nudge(&mut connection).await;
+        connection.call("transact", format!("[\"{}\"]", "x".repeat(200)).as_bytes(), "half");
+        connection.call("transact", br#"["C"]"#, "behind");
+        nudge(&mut connection).await;
+        let mut theirs = theirs;
+        theirs.write_all(br#"{"id":0,"result":[],"error":null}"#).await.unwrap();
+        let event = connection.next().await.unwrap();
+        assert!(matches!(event, Event::Reply { token: "answered", answer: Answer::Result(_) }), "{event:?}");
+        drop(theirs);
+        let error = connection.next().await.unwrap_err();
+        assert!(matches!(error, ConnectionError::Closed | ConnectionError::Io(_)), "{error}");
+        let left: Vec<_> = connection.into_unanswered().map(|call| (call.token, call.sent)).collect();
+        assert_eq!(left, [("sent", true), ("half", false), ("behind", false)]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn silence_is_asked_about_and_then_believed() {
+        let (mut connection, mut theirs) = pair(4096, 5);
+        let begun_at = Instant::now();
+        let event = tokio::select! {
+            event = connection.next() => event.unwrap(),
+            () = async {
+                let probe = read(&mut theirs).await;
+                assert_eq!(probe, r#"{"id":0,"method":"echo","params":[]}"#);
+                assert_eq!(begun_at.elapsed().as_secs(), 5);
+                theirs.write_all(br#"{"id":0,"result":[],"error":null}"#).await.unwrap();
+                std::future::pending().await
+            } => unreachable!("the connection tells of the answer"),
+        };
+        assert!(matches!(event, Event::Alive), "{event:?}");
+        let error = connection.next().await.unwrap_err();
+        assert!(matches!(error, ConnectionError::Silent(_)), "{error}");
+        assert_eq!(begun_at.elapsed().as_secs(), 15, "five seconds, an answer, and ten");
+        assert_eq!(connection.into_unanswered().count(), 0, "a probe is nobody's call");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_probes_silence_is_borne() {
+        let (mut connection, mut theirs) = pair(4096, 0);
+        let waited = tokio::time::timeout(Duration::from_secs(100_000), connection.next()).await;
+        assert!(waited.is_err(), "{waited:?}");
+        connection.call("transact", b"[]", "call");
+        nudge(&mut connection).await;
+        assert_eq!(read(&mut theirs).await, r#"{"id":0,"method":"transact","params":[]}"#);
+    }
+
+    #[tokio::test]
+    async fn a_server_that_asks_and_does_not_read_is_left() {
+        let (mut connection, mut theirs) = pair(1 << 16, 0);
+        connection.output_bytes_max = 1 << 20;
+        let asking = tokio::spawn(async move {
+            let words = "x".repeat(1 << 16);
+            let echo = format!("{{\"id\":1,\"method\":\"echo\",\"params\":[\"{words}\"]}}");
+            while theirs.write_all(echo.as_bytes()).await.is_ok() {}
+        });
+        let error = connection.next().await.unwrap_err();
+        assert!(matches!(error, ConnectionError::OutputFull), "{error}");
+        assert!(connection.backlog() <= (1 << 20) + (2 << 16));
+        drop(connection);
+        asking.await.unwrap();
     }
 }

@@ -6,5 +6,6 @@ mod fake;
 mod proxy;
 mod schemas;
 mod standalone;
+#[path = "../support/mod.rs"]
 mod support;
 mod tls;

@@ -1,33 +1,67 @@
-//! Private ovsdb-server processes for tests.
+//! What tests of a database share.
 
 // Each test binary uses a part of it.
 #![allow(dead_code)]
 
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use ovncp_ovn::Uuid;
+use ovncp_ovn::changes::{Changes, Step};
+use ovncp_ovn::contents::RowChange;
 use ovncp_ovn::database::{Database, DatabaseSettings};
+use ovncp_ovn::error::{RejectionKind, TransactError};
+use ovncp_ovn::lab::{Lab, LabSettings, Members, Programs};
+use ovncp_ovn::operation::Operation;
+use ovncp_ovn::value::Datum;
 use ovncp_ovn::wire::endpoint::Endpoint;
 
 /// Longer than anything takes on a loaded machine.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
 
-/// Schema of the northbound database, as OVN's packages install it.
-pub(crate) const NORTHBOUND: &str = "/usr/share/ovn/ovn-nb.ovsschema";
+/// A northbound database and the directory that it lives in; none where OVN is not installed, which is said.
+pub(crate) async fn northbound(members: Members) -> Option<(Lab, tempfile::TempDir)> {
+    northbound_with(members, |_| {}).await
+}
 
-/// Runs a program to its end and returns what it printed.
-pub(crate) fn run(program: &str, arguments: &[&str]) -> String {
-    let output = Command::new(program).args(arguments).output().unwrap_or_else(|error| {
-        panic!("run {program}: {error}; tests/setup.sh installs what these tests need")
-    });
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(
-        output.status.success(),
-        "{program} {arguments:?}: {}{text}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    text
+/// The same, with other settings.
+pub(crate) async fn northbound_with(
+    members: Members,
+    change: impl FnOnce(&mut LabSettings),
+) -> Option<(Lab, tempfile::TempDir)> {
+    if let Err(missing) = Programs::find() {
+        eprintln!("skipped: {missing}");
+        return None;
+    }
+    let directory = tempfile::Builder::new().prefix("db").tempdir_in("/tmp").unwrap();
+    let mut settings = LabSettings::northbound_only(directory.path(), members);
+    change(&mut settings);
+    Some((Lab::start(settings).await.unwrap(), directory))
+}
+
+/// Where the servers listen, all of them.
+pub(crate) fn endpoints(lab: &Lab) -> Vec<Endpoint> {
+    lab.northbound().iter().map(|server| server.unix_endpoint().parse().unwrap()).collect()
+}
+
+/// Settings for the northbound database.
+pub(crate) fn settings(endpoints: Vec<Endpoint>) -> DatabaseSettings {
+    DatabaseSettings {
+        name: "OVN_Northbound",
+        endpoints,
+        connect_timeout: Duration::from_secs(20),
+        tls: None,
+        leader_only: true,
+        tables: None,
+        probe_interval: Duration::from_secs(20),
+    }
+}
+
+/// A database in sync.
+pub(crate) async fn synced(settings: DatabaseSettings) -> Database {
+    let database = Database::open(settings);
+    let in_sync = database.wait_synced(PATIENCE).await;
+    assert_eq!(in_sync, Ok(()), "{:?}", database.status());
+    database
 }
 
 /// Waits until something holds.
@@ -39,150 +73,60 @@ pub(crate) async fn until(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-/// An ovsdb-server with one database.
-pub(crate) struct Server {
-    name: String,
-    folder: PathBuf,
-    remotes: Vec<String>,
-    options: Vec<String>,
-    child: Option<Child>,
+/// Makes a switch.
+pub(crate) fn insert(uuid: Uuid, name: &str) -> Operation {
+    Operation::Insert { table: "Logical_Switch".into(), uuid, row: vec![("name".into(), Datum::from(name))] }
 }
 
-impl Server {
-    /// A server of an empty standalone database, under `folder`, started.
-    pub(crate) fn standalone(folder: &Path, name: &str) -> Self {
-        let mut server = Self::prepared(folder, name);
-        run("ovsdb-tool", &["create", &server.file(), NORTHBOUND]);
-        server.start();
-        server
-    }
-
-    /// A member of a cluster, started: the first founds it, others join the first.
-    pub(crate) fn member(folder: &Path, number: usize) -> Self {
-        let mut server = Self::prepared(folder, &format!("member{number}"));
-        let address = |number: usize| format!("unix:{}/raft{number}.sock", folder.display());
-        if number == 0 {
-            run("ovsdb-tool", &["create-cluster", &server.file(), NORTHBOUND, &address(0)]);
-        } else {
-            run(
-                "ovsdb-tool",
-                &["join-cluster", &server.file(), "OVN_Northbound", &address(number), &address(0)],
-            );
+/// Makes a switch, however often the session is lost on the way: members of a cluster may hold an election at any time.
+pub(crate) async fn commit(database: &Database, uuid: Uuid, name: &str) {
+    let begun_at = Instant::now();
+    loop {
+        match database.transact(vec![insert(uuid, name)]).await {
+            Ok(_) => return,
+            Err(TransactError::Rejected(rejection)) => {
+                assert_eq!(rejection.kind, RejectionKind::DuplicateUuid, "only an earlier try is in the way");
+                return;
+            }
+            Err(error) => assert!(begun_at.elapsed() < PATIENCE, "never committed: {error}"),
         }
-        server.start();
-        server
-    }
-
-    /// A server of a file that is still to be made, not started.
-    pub(crate) fn prepared(folder: &Path, name: &str) -> Self {
-        let remote = format!("punix:{}/{name}.sock", folder.display());
-        Self {
-            name: name.to_owned(),
-            folder: folder.to_owned(),
-            remotes: vec![remote],
-            options: Vec::new(),
-            child: None,
-        }
-    }
-
-    /// Listens there as well.
-    pub(crate) fn remote(&mut self, remote: impl Into<String>) {
-        self.remotes.push(remote.into());
-    }
-
-    /// Has one more option.
-    pub(crate) fn option(&mut self, option: impl Into<String>) {
-        self.options.push(option.into());
-    }
-
-    /// The file of the database.
-    pub(crate) fn file(&self) -> String {
-        self.folder.join(format!("{}.db", self.name)).display().to_string()
-    }
-
-    /// Where its Unix socket is.
-    pub(crate) fn endpoint(&self) -> Endpoint {
-        Endpoint::Unix(self.folder.join(format!("{}.sock", self.name)))
-    }
-
-    /// Starts it and waits until it listens.
-    pub(crate) fn start(&mut self) {
-        assert!(self.child.is_none(), "started once at a time");
-        let path = |suffix: &str| self.folder.join(format!("{}{suffix}", self.name)).display().to_string();
-        let socket = path(".sock");
-        let _ = std::fs::remove_file(&socket);
-        let mut command = Command::new("ovsdb-server");
-        command
-            .arg("--no-chdir")
-            .arg(format!("--log-file={}", path(".log")))
-            .arg(format!("--unixctl={}", path(".ctl")));
-        command.args(self.remotes.iter().map(|remote| format!("--remote={remote}"))).args(&self.options);
-        command.arg(self.file()).env("OVS_RUNDIR", &self.folder);
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        self.child = Some(command.spawn().expect("ovsdb-server starts"));
-        let begun_at = Instant::now();
-        while std::os::unix::net::UnixStream::connect(&socket).is_err() {
-            let gone = self.child.as_mut().and_then(|child| child.try_wait().expect("a child of ours"));
-            let log = || std::fs::read_to_string(path(".log")).unwrap_or_default();
-            assert!(gone.is_none(), "ovsdb-server ended with {gone:?}: {}", log());
-            assert!(begun_at.elapsed() < PATIENCE, "ovsdb-server does not listen: {}", log());
-            std::thread::sleep(Duration::from_millis(5));
-        }
-    }
-
-    /// Asks it something over its control socket.
-    pub(crate) fn control(&self, arguments: &[&str]) -> String {
-        let target = self.folder.join(format!("{}.ctl", self.name)).display().to_string();
-        run("ovs-appctl", &[&["-t", &target], arguments].concat())
-    }
-
-    /// Sends it a signal.
-    pub(crate) fn signal(&self, signal: &str) {
-        let pid = self.child.as_ref().expect("it runs").id().to_string();
-        run("kill", &[&format!("-{signal}"), &pid]);
-    }
-
-    /// Ends it at once, as a power failure would.
-    pub(crate) fn kill(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.kill();
+/// Waits until the replica shows all that was committed, however often the session is lost on the way.
+pub(crate) async fn catch_up(database: &Database) {
+    let begun_at = Instant::now();
+    while let Err(error) = database.barrier().await {
+        assert!(begun_at.elapsed() < PATIENCE, "no session: {error}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 
-/// Settings with short times, for the northbound database.
-pub(crate) fn settings(endpoints: Vec<Endpoint>) -> DatabaseSettings {
-    DatabaseSettings {
-        name: "OVN_Northbound",
-        endpoints,
-        connect_timeout: Duration::from_secs(10),
-        tls: None,
-        leader_only: true,
-        tables: None,
-        probe_interval: Duration::from_secs(10),
-    }
+/// Number of switches in the replica; none before the first sync.
+pub(crate) fn switches(database: &Database) -> Option<usize> {
+    database.read(|contents| contents.table("Logical_Switch").map_or(0, |table| table.len()))
 }
 
-/// A database in sync.
-pub(crate) async fn synced(settings: DatabaseSettings) -> Database {
-    let database = Database::open(settings);
-    database.wait_synced(PATIENCE).await.expect("in sync");
-    database
+/// Whether the replica has this switch.
+pub(crate) fn has_switch(database: &Database, uuid: Uuid) -> bool {
+    database.read(|contents| contents.row("Logical_Switch", uuid).is_some()).unwrap_or(false)
 }
 
-/// Checks that the replica of one database is what a fresh session reads.
-pub(crate) async fn assert_like_fresh(database: &Database, settings: DatabaseSettings) {
-    database.wait_synced(PATIENCE).await.expect("in sync");
+/// Checks that the replica is what a fresh session reads, and returns that one.
+pub(crate) async fn assert_like_fresh(database: &Database, settings: DatabaseSettings) -> Database {
     let fresh = synced(settings).await;
-    database.barrier().await.expect("nothing happens any more");
-    fresh.barrier().await.expect("nothing happens any more");
+    catch_up(database).await;
+    catch_up(&fresh).await;
     let difference = database.read(|replica| fresh.read(|fresh| replica.difference(fresh)));
     assert_eq!(difference, Some(Some(Vec::new())), "the replica is not what is in the database");
+    fresh
+}
+
+/// The next changes; anything else is a failure.
+pub(crate) async fn next_changes(changes: &mut Changes) -> Vec<RowChange> {
+    match tokio::time::timeout(PATIENCE, changes.next()).await.expect("something is told") {
+        Some(Step::Changes(sets)) => sets.iter().flat_map(|set| set.changes.iter().cloned()).collect(),
+        other => panic!("changes are told, not {other:?}"),
+    }
 }
