@@ -314,6 +314,29 @@ async fn a_connection_has_two_ends_and_both_go_with_the_switch() {
     assert_eq!(setup.get("/routers/r").await.expect(200)["ports"], json!([]));
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_trace_sees_the_acl_that_was_just_made() {
+    let setup = setup!();
+    setup.post("/switches", json!({"name": "s"})).await.expect(201);
+    for (name, address) in [("p1", "0a:00:00:00:00:01 10.0.0.1"), ("p2", "0a:00:00:00:00:02 10.0.0.2")] {
+        setup
+            .post("/switches/s/ports?wait=sb", json!({"name": name, "addresses": [address]}))
+            .await
+            .expect(201);
+    }
+    let microflow = "inport == \"p1\" && eth.src == 0a:00:00:00:00:01 && eth.dst == 0a:00:00:00:00:02 && \
+        ip4.src == 10.0.0.1 && ip4.dst == 10.0.0.2 && ip.ttl == 64 && icmp4.type == 8";
+    let packet = json!({"datapath": "s", "microflow": microflow});
+    let free = setup.post("/trace", packet.clone()).await.expect(200);
+    assert_eq!((&free["verdict"], &free["outputs"]), (&json!("delivered"), &json!(["p2"])), "{free}");
+    let acl = json!({"priority": 1000, "direction": "to-lport", "match": "outport == \"p2\" && icmp4", "action": "drop"});
+    setup.post("/switches/s/acls?wait=sb", acl).await.expect(201);
+    let stopped = setup.post("/trace", packet).await.expect(200);
+    assert_eq!((&stopped["verdict"], &stopped["outputs"]), (&json!("dropped"), &json!([])), "{stopped}");
+    let wrong = setup.post("/trace", json!({"datapath": "nope", "microflow": microflow})).await;
+    assert_eq!(wrong.problem(422, "invalid_argument")["field"], "datapath");
+}
+
 #[tokio::test]
 async fn without_ovn_the_api_says_what_to_configure() {
     let node = TestNode::start().await;

@@ -12,6 +12,7 @@ mod problem;
 mod resources;
 mod route;
 pub mod status;
+pub mod trace;
 pub mod transactions;
 
 use axum::Router;
@@ -30,6 +31,7 @@ pub(super) fn described() -> OpenApiRouter<Shared> {
         .routes(routes!(status::status))
         .routes(routes!(fences::claim))
         .routes(routes!(lists::tables))
+        .routes(routes!(trace::trace))
         .routes(routes!(transactions::commit))
         .routes(routes!(transactions::connect))
 }

@@ -2,6 +2,7 @@
 
 use ovncp_ovn::error::TransactError;
 use ovncp_ovn::resource::{Refusal, RefusalKind};
+use ovncp_ovn::trace::TraceError;
 use serde_json::{Value as Json, json};
 
 use crate::api::error::{ApiError, Code};
@@ -62,7 +63,23 @@ impl From<NetworkError> for ApiError {
             }
             NetworkError::KeyReused => Self::new(Code::IdempotencyKeyReused, detail),
             NetworkError::Contended { .. } => Self::new(Code::WriteConflict, detail),
+            NetworkError::Trace(error) => trace(&error, detail),
             NetworkError::Service(error) => error.into(),
+        }
+    }
+}
+
+fn trace(error: &TraceError, detail: String) -> ApiError {
+    match error {
+        TraceError::Invalid(invalid) => ApiError::invalid(invalid.field, &invalid.reason),
+        TraceError::Busy { max } => {
+            ApiError::new(Code::LimitExceeded, detail).with("limit", "traces").with("max", *max)
+        }
+        TraceError::TooLarge { max } => {
+            ApiError::new(Code::LimitExceeded, detail).with("limit", "trace_bytes").with("max", *max)
+        }
+        TraceError::Missing(_) | TraceError::Unavailable { .. } | TraceError::TimedOut { .. } => {
+            ApiError::new(Code::OvnUnavailable, detail)
         }
     }
 }

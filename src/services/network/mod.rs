@@ -6,6 +6,7 @@
 
 mod fenced;
 mod settings;
+mod trace;
 mod write;
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,11 +20,14 @@ use ovncp_ovn::fence::Fence;
 use ovncp_ovn::marker::Markers;
 use ovncp_ovn::resource::{Catalogue, Refusal};
 use ovncp_ovn::schema::Schema;
+use ovncp_ovn::trace::TraceError;
 use ovncp_ovn::writer::{Writer, WriterSettings};
 
 use super::locks::Locks;
 use super::reads::Consistency;
 use super::{Core, ServiceError};
+
+use trace::Traces;
 
 pub use fenced::FencedBy;
 pub use ovncp_ovn::barrier::Reach;
@@ -66,6 +70,9 @@ pub enum NetworkError {
         /// How often it was planned.
         attempts: usize,
     },
+    /// A packet could not be traced.
+    #[error(transparent)]
+    Trace(Box<TraceError>),
     /// Locks could not be asked.
     #[error(transparent)]
     Service(#[from] ServiceError),
@@ -105,6 +112,7 @@ struct Inner {
     barrier: Barrier,
     core: Core,
     locks: Locks,
+    traces: Traces,
     /// Of the schema that it was made from.
     catalogue: Mutex<Option<(Arc<Schema>, Arc<Catalogue>)>>,
 }
@@ -136,6 +144,7 @@ impl Network {
             southbound,
             core,
             locks,
+            traces: Traces::new(config),
             catalogue: Mutex::default(),
         })))
     }

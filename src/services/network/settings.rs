@@ -1,6 +1,7 @@
 //! From the configuration to databases.
 
 use ovncp_ovn::database::DatabaseSettings;
+use ovncp_ovn::trace::TraceTls;
 use ovncp_ovn::wire::endpoint::Endpoint;
 
 use crate::config::Config;
@@ -17,6 +18,11 @@ pub(super) fn northbound(config: &Config) -> Option<DatabaseSettings> {
 /// The southbound database, if servers are named.
 pub(super) fn southbound(config: &Config) -> Option<DatabaseSettings> {
     database("OVN_Southbound", &config.ovn.southbound.endpoints, config)
+}
+
+/// Certificates for ovn-trace.
+pub(super) fn trace_tls(_config: &Config) -> Option<TraceTls> {
+    None
 }
 
 fn database(name: &'static str, endpoints: &[OvsdbEndpoint], config: &Config) -> Option<DatabaseSettings> {
