@@ -33,7 +33,7 @@ use crate::services::invalidations::Invalidations;
 use crate::services::leader_task::LeaderTask;
 use crate::services::locks::Locks;
 use crate::services::membership::Membership;
-use crate::services::network::Network;
+use crate::services::network::{Network, upkeep};
 use crate::services::registers::Registers;
 use crate::services::report;
 use crate::services::sessions::hub::{Hub, SessionObserver};
@@ -189,6 +189,7 @@ impl Node {
         // Until the listener has ended: who waits for a barrier waits for this node, too.
         let applier = tokio::spawn(self.invalidations.clone().run(closing.clone()));
         let reports = self.report(Elections::new(locks.clone()), draining.clone());
+        let upkeep = self.keep_up(Elections::new(locks.clone()), draining.clone());
         let http_metrics = Arc::clone(&self.metrics.http);
         let requests_max = self.config.server.concurrent_requests_max;
         let edge = Edge::new(openapi::router(app), name, requests_max, Arc::clone(&http_metrics));
@@ -230,6 +231,9 @@ impl Node {
         if let Err(error) = reports.await {
             tracing::error!(%error, "the report of the cluster ended badly");
         }
+        if let Err(error) = upkeep.await {
+            tracing::error!(%error, "the upkeep of OVN ended badly");
+        }
         locks.settled(CANCELLATIONS_TIMEOUT).await;
         self.group.shutdown().await;
         session_work.abort();
@@ -252,6 +256,21 @@ impl Node {
         tokio::spawn(async move {
             if !interval.is_zero() {
                 task.run(elections, stop, |office| report::run(group.clone(), interval, office)).await;
+            }
+        })
+    }
+
+    /// Drops what nobody needs from OVN, in turn with the others.
+    fn keep_up(&self, elections: Elections, stop: watch::Receiver<bool>) -> JoinHandle<()> {
+        let network = self.network.clone();
+        let task = LeaderTask {
+            name: upkeep::ELECTION.to_owned(),
+            candidate: self.config.cluster.node_id.clone(),
+            ttl: upkeep::TTL,
+        };
+        tokio::spawn(async move {
+            if network.is_configured() {
+                task.run(elections, stop, |office| upkeep::run(network.clone(), office)).await;
             }
         })
     }

@@ -7,6 +7,7 @@
 mod fenced;
 mod settings;
 mod trace;
+pub mod upkeep;
 mod write;
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -180,6 +181,10 @@ impl Network {
     /// What all writes go through.
     pub fn writer(&self) -> Result<&Writer, NetworkError> {
         Ok(&self.inner()?.writer)
+    }
+
+    fn markers(&self) -> Result<&Markers<Writer>, NetworkError> {
+        Ok(&self.inner()?.markers)
     }
 
     /// How the databases are doing: northbound, southbound.
