@@ -235,20 +235,20 @@ impl Plan {
         }
     }
 
-    /// `Transaction causes multiple rows in "T" table to have identical values ("v") for index on column "c".  First row,
-    /// with UUID X, was inserted by this transaction.  Second row, with UUID Y, existed ...`
+    /// `Transaction causes multiple rows in "T" table to have identical values (v) for index on column "c".  First row,
+    /// with UUID X, was inserted by this transaction.  Second row, with UUID Y, existed ...`; with several columns
+    /// `... on columns "c" and "d". ...`.
     fn explain_index(&self, rejection: &Rejection, contents: &Contents) -> Refusal {
-        let quoted_words: Vec<_> = rejection.details.split('"').skip(1).step_by(2).collect();
-        let rows = uuids(&rejection.details);
-        if !rejection.details.contains("index on column") || quoted_words.len() < 3 {
+        let Some((before, after)) = rejection.details.split_once("index on column") else {
             let detail = format!("OVN refuses: {rejection}");
             return Refusal::new(RefusalKind::Invalid, "invalid", detail);
-        }
-        let table = quoted_words[0];
+        };
+        let table = before.split('"').nth(1).unwrap_or_default();
+        let columns = after.split(".  ").next().unwrap_or_default();
+        let columns: Vec<_> = columns.split('"').skip(1).step_by(2).collect();
+        let rows = uuids(after);
         let subject = self.subjects.iter().find(|subject| rows.contains(&subject.id));
         let title = subject.map_or(table, |subject| &subject.resource.title);
-        let columns = rejection.details.rsplit("index on column").next().unwrap_or_default();
-        let columns: Vec<_> = columns.split('"').skip(1).step_by(2).collect();
         let code = if columns == ["name"] { "duplicate_name" } else { "duplicate" };
         let detail = format!("another {title} has the same {}", columns.join(" and "));
         let others = rows.iter().filter(|row| self.subjects.iter().all(|subject| subject.id != **row));

@@ -195,7 +195,7 @@ fn rejections_are_told_in_the_words_of_the_request() {
     let refusal = plan.explain(&rejection(Some(1), RejectionKind::WaitFailed, ""), 0, &world.contents);
     assert_eq!(refusal.code, "reference_gone");
     let details = format!(
-        "Transaction causes multiple rows in \"Logical_Switch_Port\" table to have identical values (\"a\") for index on \
+        "Transaction causes multiple rows in \"Logical_Switch_Port\" table to have identical values (a) for index on \
          column \"name\".  First row, with UUID {}, was inserted by this transaction.  Second row, with UUID {}, existed",
         text(1000),
         text(77)
