@@ -25,6 +25,13 @@ pub const STEPS_MAX: usize = 10_000;
 /// Most operations that one transaction becomes. More than steps: each brings its waits and its parent.
 pub const OPERATIONS_MAX: usize = 60_000;
 
+/// Tables whose rows need names that none of the other has: ovn-nb(5), Logical_Switch_Port, name.
+const PORT_TABLES: [(&str, &str); 2] =
+    [("Logical_Switch_Port", "Logical_Router_Port"), ("Logical_Router_Port", "Logical_Switch_Port")];
+
+/// Table of exactly one row, which the network cannot be without.
+const ONLY_ROW: &str = "NB_Global";
+
 /// Rows by the table, column and row that hold them, and the subject that was first about one of them.
 type Held = BTreeMap<(Arc<str>, Arc<str>, Uuid), (usize, Vec<Uuid>)>;
 
@@ -116,6 +123,7 @@ impl<'a> Planner<'a> {
     ) -> Option<Uuid> {
         let before = self.problems.count();
         let pointer = self.pointer.clone();
+        self.keep_only_row(resource)?;
         let body = self.object(body, &pointer)?;
         let holder = self.holder(resource, parent, body);
         let subject = self.plan.subjects.len();
@@ -182,6 +190,7 @@ impl<'a> Planner<'a> {
     /// Deletes a row, and with it the rows that nothing else holds. Refused while something else needs it.
     pub fn delete(&mut self, resource: &Arc<Resource>, id: &str, if_match: &IfMatch) -> Option<Uuid> {
         let before = self.problems.count();
+        self.keep_only_row(resource)?;
         let row = self.existing(resource, id, if_match)?;
         let subject = self.subject(resource, row.uuid, self.pointer.clone(), if_match.clone());
         if self.extended.contains(&row.uuid) {
@@ -317,6 +326,15 @@ impl<'a> Planner<'a> {
         let resource = Arc::clone(resource);
         self.plan.answers.push(Answer { resource, id, outcome, reference: None, takes_along: Vec::new() });
         Some(id)
+    }
+
+    fn keep_only_row(&mut self, resource: &Resource) -> Option<()> {
+        if &*resource.table.name != ONLY_ROW {
+            return Some(());
+        }
+        let detail = format!("{ONLY_ROW} has exactly one row: change it");
+        self.refuse(Refusal::new(RefusalKind::Conflict, "only_row", detail));
+        None
     }
 
     fn object<'body>(
@@ -600,6 +618,20 @@ impl<'a> Planner<'a> {
         if let Some(other) = self.named.insert((Arc::clone(table), Arc::clone(name)), id) {
             let problem = format!("is given to two rows of this request ({other} too)");
             self.problems.add(pointer, "duplicate_name", problem);
+            return;
+        }
+        // OVN knows ports of switches and of routers by their names alone, whatever the schema says.
+        let twin = PORT_TABLES.iter().find(|(one, _)| *one == &**table).map(|(_, other)| *other);
+        let twins =
+            twin.and_then(|twin| self.contents.table(twin)).map_or(&[][..], |rows| rows.by_name(name));
+        let twins = twins.iter().filter(|twin| !self.deleted.contains(twin) && !self.renamed.contains(twin));
+        let twin_here = twin.and_then(|twin| self.named.get(&(Arc::from(twin), Arc::clone(name))));
+        if let (Some(twin), Some(other)) = (twin, twins.chain(twin_here).next()) {
+            let detail =
+                format!("is the name of a row of {twin}: ports need names of their own: {}", quoted(name));
+            let refusal = Refusal::new(RefusalKind::Conflict, "duplicate_name", detail);
+            let rows = vec![named(self.contents, twin, *other)];
+            self.problems.refuse(refusal.with_rows(rows), pointer);
             return;
         }
         let rows = self.contents.table(table).map_or(&[][..], |rows| rows.by_name(name));

@@ -6,7 +6,7 @@ use serde_json::{Map, Value as Json};
 use uuid::Uuid;
 
 use crate::contents::Row;
-use crate::schema::ColumnSchema;
+use crate::schema::{AtomKind, ColumnSchema};
 use crate::value::{Atom, Datum, ValueError};
 
 use super::catalogue::{ID_FIELD, Lookup, Parent, Resource, Role};
@@ -298,19 +298,24 @@ impl<'a> Planner<'a> {
         at: &str,
     ) -> Vec<(Atom, Option<Atom>)> {
         let schema = &resource.table.columns[column];
+        let mut keys = Vec::new();
         let (mut gone, mut set) = (Map::new(), Map::new());
         for (key, value) in value.as_object().into_iter().flatten() {
-            if value.is_null() {
-                // Only the key counts; what it holds now stands in for a value of the right type.
-                let old = row.get(column).to_plain(schema);
-                gone.insert(key.clone(), old.get(key).cloned().unwrap_or_default());
-            } else {
-                set.insert(key.clone(), value.clone());
+            let atom = Atom::from(key.as_str());
+            match (value, schema.key.kind) {
+                // Also a key that the replica does not show: the database decides whether it is there.
+                (Json::Null, AtomKind::String) => {
+                    let possible = schema.key.allowed.is_empty() || schema.key.allowed.contains(&atom);
+                    keys.extend(possible.then_some((atom, None)));
+                }
+                // What it holds now stands in for a value of the right type.
+                (Json::Null, _) => {
+                    let old = row.get(column).to_plain(schema);
+                    gone.extend(old.get(key).map(|old| (key.clone(), old.clone())));
+                }
+                (value, _) => drop(set.insert(key.clone(), value.clone())),
             }
         }
-        // Keys that are not there need no mutation, whatever they look like.
-        gone.retain(|_, value| !value.is_null());
-        let mut keys = Vec::new();
         for (pairs, stays) in [(gone, false), (set, true)] {
             let whole = Json::Object(pairs);
             match Datum::from_plain(&whole, schema) {

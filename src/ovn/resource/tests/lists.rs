@@ -136,7 +136,7 @@ fn etags_stand_for_the_configuration() {
     );
     assert_ne!(change(json!({"enabled": true})), first);
     let newer = Catalogue::new(super::super::catalogue::reference());
-    assert!(newer.by_path("ports").unwrap().configuration().len() > 0);
+    assert!(!newer.by_path("ports").unwrap().configuration().is_empty());
 }
 
 fn many(names: &[u8]) -> World {

@@ -77,7 +77,7 @@ fn single_keys_of_maps_are_changed_alone() {
         [
             present("Logical_Switch", 1),
             json!({"op": "mutate", "table": "Logical_Switch", "where": on_row(1), "mutations": [
-                ["external_ids", "delete", ["set", ["new", "owner", "tier"]]],
+                ["external_ids", "delete", ["set", ["gone", "new", "owner", "tier"]]],
                 ["external_ids", "insert", ["map", [["new", "1"], ["owner", "you"]]]],
             ]}),
         ]
