@@ -5,7 +5,7 @@
 //! resources ([`specs`]) and the generic ones alike.
 //!
 //! - [`catalogue`]: what a server with this schema has.
-//! - [`planner`], `values`: from bodies to one transaction; `syntax`, `rules` and [`expression`] check what the schema cannot.
+//! - [`planner`], `values`, `guards`: from bodies to one transaction; `syntax`, `rules` and [`expression`] check what the schema cannot.
 //! - [`plan`]: the transaction, how its results are read, and what a rejection means.
 //! - [`transaction`]: many steps at once, with names for the rows they make; [`builtin`]: steps that belong together.
 //! - [`view`]: rows as JSON, and their ETags; [`query`]: lists of them.
@@ -13,6 +13,7 @@
 pub mod builtin;
 pub mod catalogue;
 pub mod expression;
+mod guards;
 pub mod plan;
 pub mod planner;
 pub mod query;

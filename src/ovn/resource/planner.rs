@@ -11,10 +11,11 @@ use serde_json::Value as Json;
 use uuid::Uuid;
 
 use crate::contents::{Contents, Row};
-use crate::operation::{Columns, Condition, Function, Mutation, Mutator, Operation, Until};
+use crate::operation::{Columns, Condition, Mutation, Mutator, Operation};
 use crate::value::{Atom, Datum};
 
-use super::catalogue::{Catalogue, Parent, ROWS_NAMED_MAX, Resource, Role, named};
+use super::catalogue::{Catalogue, Parent, Resource, Role};
+use super::guards::takes_along;
 use super::plan::{Answer, IfMatch, Meaning, Outcome, Plan, Subject, What, stale};
 use super::refusal::{Problems, Refusal, RefusalKind, quoted, step};
 use super::view::etag;
@@ -24,10 +25,6 @@ pub const STEPS_MAX: usize = 10_000;
 
 /// Most operations that one transaction becomes. More than steps: each brings its waits and its parent.
 pub const OPERATIONS_MAX: usize = 60_000;
-
-/// Tables whose rows need names that none of the other has: ovn-nb(5), Logical_Switch_Port, name.
-const PORT_TABLES: [(&str, &str); 2] =
-    [("Logical_Switch_Port", "Logical_Router_Port"), ("Logical_Router_Port", "Logical_Switch_Port")];
 
 /// Table of exactly one row, which the network cannot be without.
 const ONLY_ROW: &str = "NB_Global";
@@ -41,7 +38,7 @@ pub struct Planner<'a> {
     pub(super) catalogue: &'a Catalogue,
     pub(super) fresh: &'a mut dyn FnMut() -> Uuid,
     pub(super) problems: Problems,
-    plan: Plan,
+    pub(super) plan: Plan,
     /// Place of the present step in the body of the request.
     pub(super) pointer: String,
     /// Rows that the request makes, and their tables.
@@ -55,11 +52,11 @@ pub struct Planner<'a> {
     /// Names that the request gives, by table.
     pub(super) named: HashMap<(Arc<str>, Arc<str>), Uuid>,
     /// Rows whose old names it takes away.
-    renamed: HashSet<Uuid>,
+    pub(super) renamed: HashSet<Uuid>,
     /// Rows of this request by the name that its steps use.
     pub(super) references: HashMap<String, Referenced>,
     /// Rows that are needed and that a `wait` looks after already.
-    needed: HashSet<Uuid>,
+    pub(super) needed: HashSet<Uuid>,
     /// New children by what holds them: one operation for all of a column, at the end.
     attached: Held,
     /// Children that go, likewise.
@@ -459,63 +456,6 @@ impl<'a> Planner<'a> {
         }
     }
 
-    /// The columns that a step has relied on: all of the configuration with an ETag, else those that rules have read.
-    fn read_for(&self, resource: &Resource, if_match: &IfMatch, read: &[usize]) -> Vec<usize> {
-        match if_match {
-            IfMatch::Of(_) => {
-                let mut columns = resource.configuration().to_vec();
-                columns.extend(read.iter().filter(|column| !resource.configuration().contains(column)));
-                columns
-            }
-            IfMatch::None | IfMatch::Any => read.to_vec(),
-        }
-    }
-
-    fn wait_as_read(&mut self, resource: &Resource, row: &Row, columns: &[usize], subject: usize) {
-        let table = Arc::clone(&resource.table.name);
-        let operation = if columns.is_empty() {
-            Operation::wait_present(table, row.uuid, Condition::uuid(row.uuid))
-        } else {
-            let name = |column: &usize| Arc::clone(&resource.table.columns[*column].name);
-            Operation::Wait {
-                table,
-                condition: Condition::uuid(row.uuid),
-                columns: columns.iter().map(name).collect(),
-                until: Until::Equal,
-                rows: vec![columns.iter().map(|column| (name(column), row.get(*column).clone())).collect()],
-            }
-        };
-        self.push(operation, subject, What::RowAsRead);
-    }
-
-    /// Makes sure that a row is still there at the commit.
-    pub(super) fn need(&mut self, table: &Arc<str>, id: Uuid, subject: usize) {
-        if self.created.contains_key(&id) || !self.needed.insert(id) {
-            return;
-        }
-        let operation = Operation::wait_present(Arc::clone(table), id, Condition::uuid(id));
-        self.push(operation, subject, What::Needed(id));
-    }
-
-    /// The database drops weak references to rows that do not exist without a word: so the rows must be there.
-    fn need_weakly(
-        &mut self,
-        resource: &Resource,
-        column: usize,
-        value: &Datum,
-        old: &Datum,
-        subject: usize,
-    ) {
-        let base = &resource.table.columns[column].key;
-        let Some(table) = base.ref_table.as_ref().filter(|_| !base.ref_strong).cloned() else { return };
-        let new = value.atoms().iter().filter(|atom| old.atoms().binary_search(atom).is_err());
-        for id in new.filter_map(Atom::as_uuid).collect::<Vec<_>>() {
-            if self.contents.row(&table, id).is_some() {
-                self.need(&table, id, subject);
-            }
-        }
-    }
-
     /// Writes what a PUT or PATCH says.
     fn write(
         &mut self,
@@ -558,143 +498,15 @@ impl<'a> Planner<'a> {
                 Operation::Update { table: Arc::clone(&table), condition: condition.clone(), row: set };
             self.push(update, subject, What::ChangeOne);
         }
-        let mut mutations = Vec::new();
-        for (position, keys) in change.keys {
-            let column = &names[position].name;
-            let touched = Datum::set(keys.iter().map(|(key, _)| key.clone()));
-            mutations.push(mutation(column, Mutator::Delete, touched));
-            let pairs: Vec<_> = keys.into_iter().filter_map(|(key, value)| Some((key, value?))).collect();
-            if !pairs.is_empty() {
-                mutations.push(mutation(column, Mutator::Insert, Datum::map(pairs)));
-            }
-        }
-        for (position, new) in change.children {
-            let (old, column) = (row.get(position), &names[position].name);
-            let gone = old.atoms().iter().filter(|atom| new.atoms().binary_search(atom).is_err()).cloned();
-            let come = new.atoms().iter().filter(|atom| old.atoms().binary_search(atom).is_err()).cloned();
-            let (gone, come) = (Datum::set(gone), Datum::set(come));
-            for (mutator, members) in [(Mutator::Insert, come), (Mutator::Delete, gone)] {
-                if !members.is_empty() {
-                    mutations.push(mutation(column, mutator, members));
-                }
-            }
-        }
+        let mutations = mutations_of(resource, row, change.keys, change.children);
         if !mutations.is_empty() {
             self.push(Operation::Mutate { table, condition, mutations }, subject, What::ChangeOne);
         }
     }
-
-    /// Names are checked against the replica and against the request; where the schema does not keep them apart, the
-    /// transaction does.
-    fn claim_name(
-        &mut self,
-        resource: &Arc<Resource>,
-        row: Option<&Row>,
-        id: Uuid,
-        set: &BTreeMap<usize, Datum>,
-        subject: usize,
-        pointer: &str,
-    ) {
-        let Some(column) = resource.name_column() else { return };
-        let Some(Datum::Atom(Atom::String(name))) = set.get(&column) else { return };
-        if row.is_some_and(|row| row.get(column).as_str() == Some(name)) {
-            return;
-        }
-        self.renamed.extend(row.map(|row| row.uuid));
-        let table = &resource.table.name;
-        let pointer = step(pointer, "name");
-        if resource.reserves(name) {
-            self.problems.add(
-                pointer,
-                "reserved_name",
-                "is reserved: names that start with ovncp_ are ovncp's own",
-            );
-            return;
-        }
-        let in_schema = resource.table.indexes.iter().any(|index| *index == [column]);
-        if !in_schema && !resource.unique_name || name.is_empty() {
-            return;
-        }
-        if let Some(other) = self.named.insert((Arc::clone(table), Arc::clone(name)), id) {
-            let problem = format!("is given to two rows of this request ({other} too)");
-            self.problems.add(pointer, "duplicate_name", problem);
-            return;
-        }
-        // OVN knows ports of switches and of routers by their names alone, whatever the schema says.
-        let twin = PORT_TABLES.iter().find(|(one, _)| *one == &**table).map(|(_, other)| *other);
-        let twins =
-            twin.and_then(|twin| self.contents.table(twin)).map_or(&[][..], |rows| rows.by_name(name));
-        let twins = twins.iter().filter(|twin| !self.deleted.contains(twin) && !self.renamed.contains(twin));
-        let twin_here = twin.and_then(|twin| self.named.get(&(Arc::from(twin), Arc::clone(name))));
-        if let (Some(twin), Some(other)) = (twin, twins.chain(twin_here).next()) {
-            let detail =
-                format!("is the name of a row of {twin}: ports need names of their own: {}", quoted(name));
-            let refusal = Refusal::new(RefusalKind::Conflict, "duplicate_name", detail);
-            let rows = vec![named(self.contents, twin, *other)];
-            self.problems.refuse(refusal.with_rows(rows), pointer);
-            return;
-        }
-        let rows = self.contents.table(table).map_or(&[][..], |rows| rows.by_name(name));
-        let others: Vec<_> = rows
-            .iter()
-            .filter(|other| !self.deleted.contains(other) && !self.renamed.contains(other) && **other != id)
-            .map(|other| named(self.contents, table, *other))
-            .collect();
-        if !others.is_empty() {
-            let detail = format!("is the name of another {}: {}", resource.title, quoted(name));
-            let refusal = Refusal::new(RefusalKind::Conflict, "duplicate_name", detail).with_rows(others);
-            self.problems.refuse(refusal, pointer);
-        } else if !in_schema {
-            let condition = Condition::equal("name", &**name).and("_uuid", Function::NotEqual, id);
-            let (table, columns) = (Arc::clone(table), vec!["_uuid".into()]);
-            let free = Operation::Wait { table, condition, columns, until: Until::Equal, rows: Vec::new() };
-            self.push(free, subject, What::NameFree);
-        }
-    }
-
-    /// Rows that others need may not go, unless the others go too.
-    fn check_deleted(&mut self) {
-        let deleted: Vec<_> =
-            self.plan.answers.iter().filter(|answer| answer.outcome == Outcome::Deleted).cloned().collect();
-        for answer in deleted {
-            let resource = &answer.resource;
-            let in_the_way = self.contents.referrers(answer.id).iter().filter(|referrer| {
-                let holds =
-                    |parent: &Parent| parent.table == referrer.table && parent.column == referrer.column;
-                !resource.parents.iter().any(holds) && !self.goes(referrer.uuid)
-            });
-            let rows: Vec<_> = in_the_way
-                .take(ROWS_NAMED_MAX)
-                .map(|referrer| {
-                    let mut row = named(self.contents, &referrer.table, referrer.uuid);
-                    row.column = Some(referrer.column.to_string());
-                    row
-                })
-                .collect();
-            if let Some(first) = rows.first() {
-                let detail = format!(
-                    "the {} is in use by {first} (column {}){}",
-                    resource.title,
-                    first.column.as_deref().unwrap_or_default(),
-                    if rows.len() > 1 { " and others" } else { "" }
-                );
-                let refusal = Refusal::new(RefusalKind::Conflict, "in_use", detail).with_rows(rows);
-                let subject = self.plan.subjects.iter().find(|subject| subject.id == answer.id);
-                let pointer = subject.map_or_else(String::new, |subject| subject.pointer.clone());
-                self.problems.refuse(refusal, pointer);
-            }
-        }
-    }
-
-    /// Whether a row goes with this request: deleted, or held by nothing that stays.
-    fn goes(&self, id: Uuid) -> bool {
-        if self.deleted.contains(&id) {
-            return true;
-        }
-        let holders = self.contents.referrers(id);
-        !holders.is_empty() && holders.iter().all(|holder| self.deleted.contains(&holder.uuid))
-    }
 }
+
+/// Keys of a map: their new value, or none when they go.
+pub(super) type KeyChanges = Vec<(Atom, Option<Atom>)>;
 
 /// What a body says about a row.
 #[derive(Debug, Default)]
@@ -702,7 +514,7 @@ pub(super) struct Change {
     /// Columns that get a value.
     pub(super) set: BTreeMap<usize, Datum>,
     /// Single keys of maps: their new value, or none when they go.
-    pub(super) keys: BTreeMap<usize, Vec<(Atom, Option<Atom>)>>,
+    pub(super) keys: BTreeMap<usize, KeyChanges>,
     /// Columns that hold children: all of them.
     pub(super) children: BTreeMap<usize, Datum>,
 }
@@ -711,35 +523,33 @@ pub(super) fn mutation(column: &Arc<str>, mutator: Mutator, value: Datum) -> Mut
     Mutation { column: Arc::clone(column), mutator, value }
 }
 
-/// Rows that only this one holds, counted by resource.
-fn takes_along(
-    contents: &Contents,
-    catalogue: &Catalogue,
+/// Changes of single keys of maps, and of what a row holds.
+fn mutations_of(
     resource: &Resource,
     row: &Row,
-) -> Vec<(Arc<str>, usize)> {
-    let mut found = BTreeMap::new();
-    count_children(contents, catalogue, resource, row, &mut found);
-    found.into_iter().collect()
-}
-
-fn count_children(
-    contents: &Contents,
-    catalogue: &Catalogue,
-    resource: &Resource,
-    row: &Row,
-    found: &mut BTreeMap<Arc<str>, usize>,
-) {
-    for (position, field) in resource.fields.iter().enumerate() {
-        let target = resource.table.columns[position].key.ref_table.as_ref();
-        let (Role::Children, Some(target)) = (field.role, target) else { continue };
-        let Some(child) = catalogue.of_table(target).filter(|child| !child.table.is_root) else { continue };
-        for id in row.get(position).atoms().iter().filter_map(Atom::as_uuid) {
-            let alone = contents.referrers(id).iter().all(|referrer| referrer.uuid == row.uuid);
-            if let Some(held) = contents.row(target, id).filter(|_| alone) {
-                *found.entry(Arc::clone(&child.path)).or_default() += 1;
-                count_children(contents, catalogue, child, held, found);
+    keys: BTreeMap<usize, KeyChanges>,
+    children: BTreeMap<usize, Datum>,
+) -> Vec<Mutation> {
+    let mut mutations = Vec::new();
+    for (position, keys) in keys {
+        let column = &resource.table.columns[position].name;
+        let touched = Datum::set(keys.iter().map(|(key, _)| key.clone()));
+        mutations.push(mutation(column, Mutator::Delete, touched));
+        let pairs: Vec<_> = keys.into_iter().filter_map(|(key, value)| Some((key, value?))).collect();
+        if !pairs.is_empty() {
+            mutations.push(mutation(column, Mutator::Insert, Datum::map(pairs)));
+        }
+    }
+    for (position, new) in children {
+        let (old, column) = (row.get(position), &resource.table.columns[position].name);
+        let gone = old.atoms().iter().filter(|atom| new.atoms().binary_search(atom).is_err()).cloned();
+        let come = new.atoms().iter().filter(|atom| old.atoms().binary_search(atom).is_err()).cloned();
+        let (gone, come) = (Datum::set(gone), Datum::set(come));
+        for (mutator, members) in [(Mutator::Insert, come), (Mutator::Delete, gone)] {
+            if !members.is_empty() {
+                mutations.push(mutation(column, mutator, members));
             }
         }
     }
+    mutations
 }

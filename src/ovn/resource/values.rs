@@ -11,7 +11,7 @@ use crate::value::{Atom, Datum, ValueError};
 
 use super::catalogue::{ID_FIELD, Lookup, Parent, Resource, Role};
 use super::expression::{self, Names};
-use super::planner::{Change, Planner};
+use super::planner::{Change, KeyChanges, Planner};
 use super::refusal::{quoted, step};
 use super::syntax::Check;
 
@@ -296,7 +296,7 @@ impl<'a> Planner<'a> {
         value: &Json,
         row: &Arc<Row>,
         at: &str,
-    ) -> Vec<(Atom, Option<Atom>)> {
+    ) -> KeyChanges {
         let schema = &resource.table.columns[column];
         let mut keys = Vec::new();
         let (mut gone, mut set) = (Map::new(), Map::new());
