@@ -17,6 +17,8 @@
 //! - Servers must know `monitor_cond_since` and client-chosen uuids: OVS 2.13 and later. There is no way back to the
 //!   older monitors.
 //! - A standalone server keeps no history: each new session reads everything again.
+//! - A cluster that is taken back to an earlier state under its old id is refused as being behind, until this process
+//!   starts anew. A new cluster made from a backup has an id of its own and is taken.
 //! - A leader that is cut off from its cluster believes in itself until its election timer has run out. Until then a
 //!   [barrier](Database::barrier) is answered without what another leader may have committed.
 

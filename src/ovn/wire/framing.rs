@@ -74,7 +74,12 @@ impl Framer {
         match self.scan() {
             Some(end) if end <= self.bytes_max => {
                 (self.scanned, self.place) = (0, Place::Between);
-                Ok(Some(self.buffer.split_to(end).freeze()))
+                let frame = self.buffer.split_to(end).freeze();
+                if end > READ_BYTES_MAX {
+                    // What is left shares the memory of the frame, and would keep it for good.
+                    self.buffer = BytesMut::from(&self.buffer[..]);
+                }
+                Ok(Some(frame))
             }
             None if self.buffer.len() <= self.bytes_max => Ok(None),
             _ => Err(FramingError::TooLarge { max: self.bytes_max }),
@@ -151,6 +156,19 @@ mod tests {
         framer.space().extend_from_slice(b"{} HTTP/1.1 400");
         assert_eq!(framer.next().unwrap().unwrap(), &b"{}"[..]);
         assert_eq!(framer.next(), Err(FramingError::NoObject(b'H')));
+    }
+
+    #[test]
+    fn the_memory_of_a_large_message_goes_with_it() {
+        let mut framer = Framer::new(MESSAGE_BYTES_MAX);
+        let large = format!("{{\"a\":\"{}\"}}", "x".repeat(4 * READ_BYTES_MAX));
+        for part in [large.as_bytes(), b"{}"].concat().chunks(READ_BYTES_MIN) {
+            framer.space().extend_from_slice(part);
+        }
+        let found = frames(&mut framer);
+        assert_eq!((found.len(), found[0].len(), &found[1][..]), (2, large.len(), &b"{}"[..]));
+        drop(found);
+        assert!(framer.space().capacity() <= 2 * READ_BYTES_MIN, "{}", framer.buffer.capacity());
     }
 
     #[test]
