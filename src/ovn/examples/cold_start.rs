@@ -1,7 +1,8 @@
 //! How long a fresh client takes to hold a database, beside how long its server takes to send it.
 //!
 //! `cargo run --release -p ovncp-ovn --example cold_start [PORTS]` starts a private server, fills it with that many
-//! ports (100,000), and prints both, three times in turn, and what the replica costs in memory.
+//! ports (100,000), and prints both, three times in turn, and what the replica costs in memory. Before that it compares
+//! the round trip of a small transaction through the client with one over a bare socket.
 
 use std::error::Error;
 use std::time::{Duration, Instant};
@@ -16,6 +17,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 const PORTS_PER_SWITCH: usize = 200;
 const ROUNDS: usize = 3;
+const ROUND_TRIPS: usize = 2_000;
 
 fn settings(endpoint: Endpoint) -> DatabaseSettings {
     DatabaseSettings {
@@ -100,6 +102,39 @@ async fn raw(
     Ok((begun_at.elapsed(), bytes))
 }
 
+/// Median and 99th percentile.
+fn percentiles(mut times: Vec<Duration>) -> (u128, u128) {
+    times.sort_unstable();
+    (times[times.len() / 2].as_micros(), times[times.len() * 99 / 100].as_micros())
+}
+
+async fn round_trips(database: &Database, path: &std::path::Path) -> Result<(), Box<dyn Error>> {
+    let mut stream = tokio::net::UnixStream::connect(path).await?;
+    let (mut bare, mut client, mut buffer) = (Vec::new(), Vec::new(), vec![0; 65_536]);
+    for _ in 0..ROUND_TRIPS {
+        let uuid = Uuid::new_v4().to_string();
+        let insert = serde_json::json!({"op": "insert", "table": "Logical_Switch", "uuid": uuid, "row": {"name": "bare"}});
+        let call = serde_json::json!({"id": 1, "method": "transact", "params": ["OVN_Northbound", insert]});
+        let begun_at = Instant::now();
+        stream.write_all(call.to_string().as_bytes()).await?;
+        // Small enough to come whole.
+        if stream.read(&mut buffer).await? == 0 {
+            return Err("the server has closed the connection".into());
+        }
+        bare.push(begun_at.elapsed());
+        let row = vec![("name".into(), Datum::from(Atom::from("client")))];
+        let insert = Operation::Insert { table: "Logical_Switch".into(), uuid: Uuid::new_v4(), row };
+        let begun_at = Instant::now();
+        database.transact(vec![insert]).await?;
+        client.push(begun_at.elapsed());
+    }
+    let ((bare_50, bare_99), (client_50, client_99)) = (percentiles(bare), percentiles(client));
+    println!(
+        "create: bare socket p50 {bare_50} us, p99 {bare_99} us; client p50 {client_50} us, p99 {client_99} us"
+    );
+    Ok(())
+}
+
 fn resident_kib() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find(|line| line.starts_with("VmRSS:"));
@@ -114,6 +149,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let endpoint: Endpoint = lab.northbound()[0].unix_endpoint().parse()?;
     let filler = Database::open(settings(endpoint.clone()));
     filler.wait_synced(Duration::from_secs(60)).await?;
+    let Endpoint::Unix(path) = &endpoint else { return Err("not a Unix socket".into()) };
+    round_trips(&filler, path).await?;
     fill(&filler, ports).await?;
     let schema = filler.schema().ok_or("no schema")?;
     let columns: serde_json::Map<_, _> = schema
@@ -125,7 +162,6 @@ async fn main() -> Result<(), Box<dyn Error>> {
         })
         .collect();
     drop(filler);
-    let Endpoint::Unix(path) = &endpoint else { return Err("not a Unix socket".into()) };
     for _ in 0..ROUNDS {
         let (sent, bytes) = raw(path, &columns.clone().into()).await?;
         let (before, begun_at) = (resident_kib(), Instant::now());
