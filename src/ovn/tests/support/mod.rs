@@ -2,6 +2,7 @@
 
 // Each test binary uses a part of it.
 #![allow(dead_code)]
+#![allow(clippy::unwrap_used, reason = "a test that meets an error has failed")]
 
 use std::time::{Duration, Instant};
 
