@@ -189,6 +189,21 @@ async fn a_follower_refuses_who_needs_the_leader_and_serves_who_does_not() {
 }
 
 #[tokio::test]
+async fn a_barrier_shows_what_was_committed_through_another_member() {
+    let Some((mut lab, _directory)) = northbound(Members::Clustered).await else { return };
+    let leader = lab.northbound_leader().await.unwrap();
+    let mut through_follower = settings(vec![endpoints(&lab)[(leader + 1) % 3].clone()]);
+    through_follower.leader_only = false;
+    let (writer, reader) = (synced(through_follower).await, synced(settings(endpoints(&lab))).await);
+    for number in 1..=150_u128 {
+        let uuid = Uuid::from_u128(number);
+        commit(&writer, uuid, "s").await;
+        catch_up(&reader).await;
+        assert!(has_switch(&reader, uuid), "committed before the barrier began: {number}");
+    }
+}
+
+#[tokio::test]
 async fn a_short_absence_costs_only_what_was_missed() {
     let Some((mut lab, directory)) = northbound(Members::Clustered).await else { return };
     let leader = lab.northbound_leader().await.unwrap();
