@@ -13,6 +13,7 @@ mod leader_task;
 mod locks;
 mod moving;
 mod network;
+mod network_faults;
 mod openapi;
 mod sessions;
 mod socket;
