@@ -246,7 +246,7 @@ pub enum Refusal {
     /// A session cannot go to this node: it is unknown or not active, or has the session already.
     #[error("the target node cannot take the session")]
     InvalidTarget,
-    /// This node is being emptied and takes no new sessions; another one does.
-    #[error("the node is draining")]
+    /// This node takes no sessions: it is being emptied, or counted as inactive. Another one does.
+    #[error("the node takes no sessions: it is being emptied, or was not heard of for too long")]
     Draining,
 }

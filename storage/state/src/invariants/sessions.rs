@@ -8,6 +8,7 @@ use super::{COUNTER_MAX, ensure};
 use crate::limits::SUBSCRIPTIONS_PER_SESSION_MAX;
 use crate::name::Name;
 use crate::ring::{Kept, Ring};
+use crate::sessions::view::SessionFilter;
 use crate::sessions::{Load, SessionRecord};
 use crate::{LogIndex, NodeId, Record, SessionNumber, State};
 
@@ -94,7 +95,8 @@ fn sessions(state: &State) -> Result<(), String> {
         let found = ids.into_iter().flatten().all(|id| state.sessions.by_id.get(&id) == Some(&number));
         ensure(found, || format!("session {number} is not found by its id"))?;
     }
-    ensure(state.sessions.table.len() <= state.limits.sessions, || String::from("too many sessions"))
+    // Of those that live: what has ended and awaits its clean-up is in nobody's way.
+    ensure(state.sessions_len() <= state.limits.sessions as u64, || String::from("too many sessions"))
 }
 
 /// The indexes hold what the sessions say and nothing else.
@@ -126,7 +128,12 @@ fn indexes(state: &State) -> Result<(), String> {
     ensure(sessions.users.iter().eq(users.iter()), || String::from("the sessions of users are miscounted"))?;
     ensure(sessions.loads == loads, || format!("{loads:?} counted as {:?}", sessions.loads))?;
     ensure(sessions.sockets.iter().eq(sockets.iter()), || String::from("a socket belongs to no session"))?;
-    ensure(users.values().all(|count| *count <= state.limits.sessions_per_user), || {
+    let live = |user: &Name| {
+        let filter = SessionFilter { user: Some(user.as_str()), ..SessionFilter::default() };
+        state.sessions(None, usize::MAX, filter).len()
+    };
+    let max = state.limits.sessions_per_user;
+    ensure(users.iter().all(|(user, count)| *count <= max || live(user) <= max), || {
         String::from("a user has too many sessions")
     })
 }

@@ -1,243 +1,17 @@
-//! Random conversations about sessions against a naive state: replies, who has which socket, who holds and waits for
-//! bound locks, what is kept, after every step. Beside it: whoever follows the events alone knows the same, a twin
-//! restored from a snapshot does the same, and a bounded clean-up ends where an unbounded one does.
-
-#![allow(clippy::unwrap_used, reason = "a test")]
+//! The naive state: lists that are looked through.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ovncp_state::command::{
-    AcquireLock, AcquireLockInSession, AttachSession, ChangeNode, DrainNode, EndSession, FormCluster,
-    Invalidate, JoinNode, LockMode, MigrateSession, NewMessage, NodeInfo, NodeStatus, PublishMessages,
-    Recipient, RegisterSession, ReleaseLock, ReportCleared, ResumeNode, RotateSession, SessionEnd,
-    SessionUpdate, SubscribeSession, UpdateNode, UpdateSessions,
-};
-use ovncp_state::limits::Limits;
+use ovncp_state::command::*;
 use ovncp_state::reply::SessionGrant;
 use ovncp_state::view::WaiterStatus;
-use ovncp_state::{
-    Applied, ClusterId, Command, Event, EventKind, Incarnation, InvalidationOffset, MessageOffset, Millis,
-    NodeId, Refusal, Reply, Salt, SecretHash, SessionFilter, SessionId, SessionNumber, State, WaiterId,
-};
-use proptest::prelude::*;
+use ovncp_state::*;
 
-mod support;
-
-use support::Checked;
-
-const IDS: u8 = 10;
-const NODES: u64 = 3;
-const KEYS: [&str; 3] = ["a", "b", "c"];
-const CHANNELS: [&str; 2] = ["news", "sport"];
-
-/// What is asked; sessions are named by an id, numbers and generations are looked up when the step is taken.
-#[derive(Clone, Debug)]
-enum Ask {
-    Tick,
-    Register { id: u8, user: u8, socket: Option<u64>, ttl: u64 },
-    Attach { id: u8, node: u64, token: Option<u8>, ttl: u64 },
-    Report { id: u8, node: Option<u64>, stale: bool, idle: u64, position: u64, detach: bool },
-    End { id: u8, stale: bool },
-    Migrate { id: u8, target: Option<u64>, token: u8, valid: u64 },
-    Rotate { id: u8, next: u8, overlap: u64 },
-    Subscribe { id: u8, add: Option<usize>, remove: Option<usize> },
-    Publish { to: u8 },
-    Bind { id: u8, key: usize, waiter: u8, wait: bool },
-    Release { key: usize },
-    Change { node: u64, status: NodeStatus },
-    Restart { node: u64 },
-    Drain { node: u64, take_back: bool },
-    Invalidate,
-    Cleared { node: u64, behind: u64 },
-}
-
-fn ask() -> impl Strategy<Value = Ask> {
-    let id = || 0..IDS;
-    let node = || 1..=NODES;
-    let ttl = || prop_oneof![Just(1_000u64), 1_000u64..6_000];
-    let status = prop_oneof![2 => Just(NodeStatus::Active), 1 => Just(NodeStatus::Suspect), 2 => Just(NodeStatus::Inactive)];
-    let some = |of: usize| proptest::option::of(0..of);
-    prop_oneof![
-        2 => Just(Ask::Tick),
-        8 => (id(), 0u8..3, proptest::option::weighted(0.7, node()), ttl())
-            .prop_map(|(id, user, socket, ttl)| Ask::Register { id, user, socket, ttl }),
-        6 => (id(), node(), proptest::option::weighted(0.4, 0u8..3), ttl())
-            .prop_map(|(id, node, token, ttl)| Ask::Attach { id, node, token, ttl }),
-        5 => (id(), proptest::option::weighted(0.2, node()), proptest::bool::weighted(0.2), 0u64..3_000, 0u64..9,
-            any::<bool>())
-            .prop_map(|(id, node, stale, idle, position, detach)| Ask::Report {
-                id, node, stale, idle, position, detach
-            }),
-        1 => (id(), any::<bool>()).prop_map(|(id, stale)| Ask::End { id, stale }),
-        3 => (id(), proptest::option::of(node()), 0u8..3, 1u64..3_000)
-            .prop_map(|(id, target, token, valid)| Ask::Migrate { id, target, token, valid }),
-        3 => (id(), id(), prop_oneof![Just(0u64), 1u64..3_000])
-            .prop_map(|(id, next, overlap)| Ask::Rotate { id, next, overlap }),
-        2 => (id(), some(CHANNELS.len()), some(CHANNELS.len()))
-            .prop_map(|(id, add, remove)| Ask::Subscribe { id, add, remove }),
-        2 => id().prop_map(|to| Ask::Publish { to }),
-        6 => (id(), 0..KEYS.len(), 0u8..30, any::<bool>())
-            .prop_map(|(id, key, waiter, wait)| Ask::Bind { id, key, waiter, wait }),
-        2 => (0..KEYS.len()).prop_map(|key| Ask::Release { key }),
-        // The first node stays: waiters belong to it.
-        4 => (2..=NODES, status).prop_map(|(node, status)| Ask::Change { node, status }),
-        2 => node().prop_map(|node| Ask::Restart { node }),
-        2 => (node(), any::<bool>()).prop_map(|(node, take_back)| Ask::Drain { node, take_back }),
-        1 => Just(Ask::Invalidate),
-        1 => (node(), 0u64..3).prop_map(|(node, behind)| Ask::Cleared { node, behind }),
-    ]
-}
-
-#[derive(Clone, Debug)]
-struct Step {
-    pass: u64,
-    ask: Ask,
-}
-
-fn step() -> impl Strategy<Value = Step> {
-    let pass = prop_oneof![6 => 0u64..200, 3 => 200u64..2_000, 1 => Just(7_000)];
-    (pass, ask()).prop_map(|(pass, ask)| Step { pass, ask })
-}
-
-fn session_id(id: u8) -> SessionId {
-    SessionId([id; 16])
-}
-
-fn token(token: u8) -> SecretHash {
-    SecretHash([token; 32])
-}
-
-fn join(node: u64) -> JoinNode {
-    JoinNode {
-        name: format!("n{node}"),
-        incarnation: Incarnation([u8::try_from(node).unwrap(); 16]),
-        info: NodeInfo::default(),
-    }
-}
-
-fn form() -> Command {
-    Command::FormCluster(FormCluster {
-        cluster_id: ClusterId([9; 16]),
-        formed_at_unix_ms: 1,
-        voters_target: 1,
-        nodes: (1..=NODES).map(join).collect(),
-    })
-}
-
-/// The command of a step against the state as it is.
-fn resolve(ask: &Ask, state: &State) -> Command {
-    let view = |id: &u8| state.session_by_id(&session_id(*id));
-    let number = |id: &u8| view(id).map_or(SessionNumber(1), |view| view.number);
-    let epoch = |id: &u8, stale: bool| view(id).map_or(0, |view| view.epoch) + u64::from(stale);
-    let name = |at: &Option<usize>| at.iter().map(|at| CHANNELS[*at].to_owned()).collect::<Vec<_>>();
-    match ask {
-        Ask::Tick => Command::Tick,
-        Ask::Register { id, user, socket, ttl } => Command::RegisterSession(RegisterSession {
-            id: session_id(*id),
-            user: format!("user-{user}"),
-            socket: socket.map(NodeId),
-            ttl: Millis(*ttl),
-            metadata: None,
-        }),
-        Ask::Attach { id, node, token, ttl } => Command::AttachSession(AttachSession {
-            id: session_id(*id),
-            node: NodeId(*node),
-            token: token.map(self::token),
-            ttl: Millis(*ttl),
-        }),
-        Ask::Report { id, node, stale, idle, position, detach } => {
-            let home = view(id).map_or(NodeId(1), |view| view.node);
-            let update = SessionUpdate {
-                number: number(id),
-                epoch: epoch(id, *stale),
-                idle: Millis(*idle),
-                position: MessageOffset(*position),
-                detach: *detach,
-            };
-            let node = node.map_or(home, NodeId);
-            Command::UpdateSessions(UpdateSessions { node, updates: vec![update] })
-        }
-        Ask::End { id, stale } => Command::EndSession(EndSession {
-            number: number(id),
-            epoch: Some(epoch(id, *stale)),
-            cause: SessionEnd::Closed,
-        }),
-        Ask::Migrate { id, target, token, valid } => Command::MigrateSession(MigrateSession {
-            number: number(id),
-            epoch: None,
-            target: target.map(NodeId),
-            token: self::token(*token),
-            salt: Salt([*token; 16]),
-            valid: Millis(*valid),
-        }),
-        Ask::Rotate { id, next, overlap } => Command::RotateSession(RotateSession {
-            id: session_id(*id),
-            next: session_id(*next),
-            overlap: Millis(*overlap),
-        }),
-        Ask::Subscribe { id, add, remove } => Command::SubscribeSession(SubscribeSession {
-            number: number(id),
-            epoch: epoch(id, false),
-            add: name(add),
-            remove: name(remove),
-        }),
-        Ask::Publish { to } => {
-            let to = Recipient::Session(number(to));
-            let message = NewMessage { to, data: "{}".into(), from: None };
-            Command::PublishMessages(PublishMessages { messages: vec![message.clone(), message] })
-        }
-        Ask::Bind { id, key, waiter, wait } => Command::AcquireLockInSession(AcquireLockInSession {
-            acquire: AcquireLock {
-                keys: vec![KEYS[*key].to_owned()],
-                mode: LockMode::Exclusive,
-                owner: "owner".into(),
-                secret: token(99),
-                salt: None,
-                // Nothing here lasts that long: what ends these locks is something else.
-                ttl: Millis(24 * 3_600_000),
-                wait: Millis(if *wait { 3_600_000 } else { 0 }),
-                hold_max: None,
-                metadata: None,
-                waiter: WaiterId([*waiter; 16]),
-                node: NodeId(1),
-            },
-            session: session_id(*id),
-        }),
-        Ask::Release { key } => {
-            Command::ReleaseLock(ReleaseLock { key: KEYS[*key].to_owned(), secret: token(99) })
-        }
-        Ask::Change { node, status } => Command::ChangeNode(ChangeNode {
-            id: NodeId(*node),
-            generation: state.node(NodeId(*node)).unwrap().generation,
-            status: Some(*status),
-            role: None,
-        }),
-        Ask::Restart { node } => Command::UpdateNode(UpdateNode {
-            id: NodeId(*node),
-            incarnation: join(*node).incarnation,
-            boot: state.node(NodeId(*node)).unwrap().boot + 1,
-            info: NodeInfo::default(),
-        }),
-        Ask::Drain { node, take_back: false } => {
-            Command::DrainNode(DrainNode { id: NodeId(*node), rate_per_s: 10 })
-        }
-        Ask::Drain { node, take_back: true } => Command::ResumeNode(ResumeNode { id: NodeId(*node) }),
-        Ask::Invalidate => Command::Invalidate(Invalidate {
-            patterns: vec!["switch:*".into()],
-            tags: vec![],
-            origin: NodeId(1),
-            waited_for: false,
-        }),
-        Ask::Cleared { node, behind } => {
-            let next = InvalidationOffset(state.invalidations_kept().1.0.saturating_sub(*behind));
-            Command::ReportCleared(ReportCleared { node: NodeId(*node), next })
-        }
-    }
-}
+use crate::ask::KEYS;
 
 /// A session in the plainest form.
 #[derive(Clone, Debug)]
-struct Naive {
+pub(crate) struct Naive {
     number: SessionNumber,
     id: SessionId,
     old: Option<(SessionId, Millis)>,
@@ -255,19 +29,19 @@ struct Naive {
 
 /// A request for a key, bound to a session. The first one of its key is its holder.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Bound {
+pub(crate) struct Bound {
     key: String,
     waiter: WaiterId,
     session: SessionNumber,
 }
 
 #[derive(Default)]
-struct Model {
+pub(crate) struct Model {
     now: Millis,
     index: u64,
     sessions: Vec<Naive>,
     bound: Vec<Bound>,
-    statuses: BTreeMap<NodeId, NodeStatus>,
+    pub(crate) statuses: BTreeMap<NodeId, NodeStatus>,
     draining: BTreeSet<NodeId>,
     messages: u64,
     invalidations: u64,
@@ -342,7 +116,7 @@ impl Model {
     }
 
     /// The reply that is right; `actual` says where something was placed, which is checked for itself.
-    fn apply(&mut self, at: Millis, command: &Command, actual: &Reply) -> Reply {
+    pub(crate) fn apply(&mut self, at: Millis, command: &Command, actual: &Reply) -> Reply {
         self.index += 1;
         self.now = self.now.max(at);
         let now = self.now;
@@ -559,7 +333,7 @@ impl Model {
         Ok(Reply::Done)
     }
 
-    fn compare(&self, state: &State) {
+    pub(crate) fn compare(&self, state: &State) {
         let views = state.sessions(None, usize::MAX, SessionFilter::default());
         assert_eq!(views.len(), self.sessions.len());
         assert_eq!(state.sessions_len(), self.sessions.len() as u64);
@@ -627,136 +401,7 @@ impl Naive {
     }
 }
 
-fn taken_id(field: &str) -> Refusal {
+pub(crate) fn taken_id(field: &str) -> Refusal {
     let problem = "names another session; choose a new random id".to_owned();
     Refusal::InvalidArgument { field: field.to_owned(), problem }
-}
-
-/// Where each session is, and with which epoch, as told by the events alone. This is all that the nodes with the
-/// sockets look at.
-#[derive(Default)]
-struct Follower(BTreeMap<SessionNumber, (NodeId, u64, bool)>);
-
-impl Follower {
-    fn follow(&mut self, event: &Event) {
-        match &event.kind {
-            EventKind::SessionRegistered { number, node } => {
-                self.0.insert(*number, (node.id, 0, false));
-            }
-            EventKind::SessionAttached { number, node, epoch, from } => {
-                let before = self.0.insert(*number, (node.id, *epoch, true)).unwrap();
-                assert!(before.1 < *epoch, "an epoch that is not higher");
-                assert_eq!(from.as_ref().map(|from| from.id), (before.0 != node.id).then_some(before.0));
-            }
-            EventKind::SessionDetached { number, node, epoch } => {
-                let before = self.0.insert(*number, (node.id, *epoch, false)).unwrap();
-                assert_eq!(before.0, node.id);
-            }
-            EventKind::SessionEnded { number, node, .. } => {
-                assert_eq!(self.0.remove(number).unwrap().0, node.id);
-            }
-            _ => {}
-        }
-    }
-
-    /// A registration does not say whether there is a socket: its node, which asked for it, knows.
-    fn compare(&self, state: &State) {
-        let views = state.sessions(None, usize::MAX, SessionFilter::default());
-        assert!(self.0.keys().copied().eq(views.iter().map(|view| view.number)));
-        for view in views {
-            let (node, epoch, attached) = self.0[&view.number];
-            assert_eq!(node, view.node);
-            assert!((epoch, attached) == (view.epoch, view.attached) || (epoch == 0 && view.epoch == 1));
-        }
-    }
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(128) })]
-
-    #[test]
-    fn agrees_with_the_naive_state(steps in prop::collection::vec((step(), any::<bool>()), 1..100)) {
-        let mut checked = Checked::new(State::new(), true);
-        let mut model = Model::default();
-        let mut follower = Follower::default();
-        let mut clock = 0;
-        checked.apply(Millis(0), &form().into());
-        model.statuses = (1..=NODES).map(|node| (NodeId(node), NodeStatus::Active)).collect();
-        model.apply(Millis(0), &form(), &Reply::Done);
-        for (step, twin) in &steps {
-            clock += step.pass;
-            let command = resolve(&step.ask, &checked.state);
-            checked.twins = *twin;
-            let applied = checked.apply(Millis(clock), &command.clone().into());
-            let reply = model.apply(Millis(clock), &command, &applied.reply);
-            prop_assert_eq!(&applied.reply, &reply, "{:?}", command);
-            model.compare(&checked.state);
-            applied.events.iter().for_each(|event| follower.follow(event));
-            follower.compare(&checked.state);
-        }
-    }
-
-    /// With one end and one detached socket per entry, and ticks until nothing is left over, the same sessions live,
-    /// on the same nodes, until the same time, and the same requests hold and wait.
-    #[test]
-    fn bounded_clean_up_ends_where_unbounded_does(steps in prop::collection::vec(step(), 1..100)) {
-        let limits = Limits { expiries_per_apply: 1, ..Limits::default() };
-        let mut bounded = Checked::new(State::with_limits(limits), false);
-        let mut unbounded = Checked::new(State::new(), false);
-        let mut clock = 0;
-        bounded.apply(Millis(0), &form().into());
-        unbounded.apply(Millis(0), &form().into());
-        for step in &steps {
-            clock += step.pass;
-            let at = Millis(clock);
-            let (mut told, mut expected) = (Vec::new(), Vec::new());
-            // Half-way, readers see what will be.
-            told.extend(outcomes(&bounded.apply(at, &Command::Tick.into())));
-            expected.extend(outcomes(&unbounded.apply(at, &Command::Tick.into())));
-            prop_assert_eq!(seen(&bounded.state), seen(&unbounded.state), "before {:?}", step.ask);
-            told.extend(settle(&mut bounded, at));
-            for (checked, told) in [(&mut bounded, &mut told), (&mut unbounded, &mut expected)] {
-                let command = resolve(&step.ask, &checked.state);
-                told.extend(outcomes(&checked.apply(at, &command.into())));
-            }
-            prop_assert_eq!(seen(&bounded.state), seen(&unbounded.state), "after {:?}", step.ask);
-            told.extend(settle(&mut bounded, at));
-            prop_assert_eq!(seen(&bounded.state), seen(&unbounded.state), "settled after {:?}", step.ask);
-            prop_assert_eq!(held(&bounded.state), held(&unbounded.state), "after {:?}", step.ask);
-            // Nobody was granted what his session did not live to get.
-            told.sort();
-            expected.sort();
-            prop_assert_eq!(told, expected, "after {:?}", step.ask);
-        }
-    }
-}
-
-/// Who was granted or refused.
-fn outcomes(applied: &Applied) -> Vec<(WaiterId, bool)> {
-    applied.notices.iter().map(|notice| (notice.waiter, notice.outcome.is_ok())).collect()
-}
-
-/// Ticks until nothing is left over.
-fn settle(checked: &mut Checked, at: Millis) -> Vec<(WaiterId, bool)> {
-    let mut told = Vec::new();
-    while checked.state.next_deadline().is_some_and(|deadline| deadline <= checked.state.now()) {
-        told.extend(outcomes(&checked.apply(at, &Command::Tick.into())));
-    }
-    told
-}
-
-/// By id, since numbers are log indexes: place, epoch, socket and end.
-fn seen(state: &State) -> BTreeMap<SessionId, (NodeId, u64, bool, Option<Millis>)> {
-    let views = state.sessions(None, usize::MAX, SessionFilter::default());
-    views.into_iter().map(|view| (view.id, (view.node, view.epoch, view.attached, view.expires))).collect()
-}
-
-/// Which requests wait, and which hold.
-fn held(state: &State) -> Vec<(u8, bool)> {
-    let of = |waiter: u8| match state.waiter(WaiterId([waiter; 16])) {
-        WaiterStatus::Granted(_) => Some((waiter, true)),
-        WaiterStatus::Waiting => Some((waiter, false)),
-        WaiterStatus::Gone => None,
-    };
-    (0..30).filter_map(of).collect()
 }
