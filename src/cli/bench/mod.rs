@@ -14,6 +14,7 @@ mod held;
 mod invalidate;
 mod outage;
 mod overload;
+mod ovn;
 mod renew;
 mod report;
 mod sessions;
@@ -47,6 +48,7 @@ Scenarios:
   overload   a multiple of what the cluster can do: what is still done, refused, and how late
   invalidate invalidations at 100 and 1,000 per second: until a subscriber of each node has them, quiet and beside locks
   sessions   idle WebSockets: memory, log entries; a thousand that move when their node is drained or killed
+  ovn        creates in private OVN databases, coalesced and not, beside other clients; list, cold start, events
   churn      names, leases, waits, registers, terms and watchers that come and go: memory of each node over time
 
 Examples:
@@ -59,13 +61,14 @@ Examples:
   ovncp bench overload --clients 2048 --factor 10 --split-cores
   ovncp bench lock --nodes 10 --clients 64           three voters and seven learners
   ovncp bench churn --time 60m -o json
+  ovncp bench ovn --seconds 3 --runs 3               needs OVN's programs, no nodes
   ovncp bench sessions --held 10000 --seconds 60")]
 pub(crate) struct BenchArgs {
     /// What is measured
     #[arg(value_enum)]
     scenario: Scenario,
     /// Numbers of clients, each measured in turn [default: 1,16,64,256; contended, failover, handover: 16; renew: 512;
-    /// overload: 2048; churn: 64; invalidate: 16, which take locks meanwhile]
+    /// overload: 2048; churn: 64; ovn: 1,16,64; invalidate: 16, which take locks meanwhile]
     #[arg(long, value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..=4_096))]
     clients: Vec<u16>,
     /// Measured time for each number of clients
@@ -99,7 +102,7 @@ pub(crate) struct BenchArgs {
     /// Operations per second of churn
     #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     rate: u32,
-    /// Fail-overs or hand-overs in a row
+    /// Fail-overs or hand-overs in a row; of ovn, runs of which the median counts
     #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u8).range(1..=100))]
     runs: u8,
     /// Nodes of the own cluster; three of them vote
@@ -130,6 +133,7 @@ pub(super) enum Scenario {
     Churn,
     Invalidate,
     Sessions,
+    Ovn,
 }
 
 /// Which nodes are spoken to.
@@ -158,6 +162,7 @@ impl Scenario {
             Scenario::Churn => "churn",
             Scenario::Invalidate => "invalidate",
             Scenario::Sessions => "sessions",
+            Scenario::Ovn => "ovn",
         }
     }
 
@@ -168,6 +173,9 @@ impl Scenario {
 }
 
 pub(crate) async fn run(args: BenchArgs, endpoints: Vec<String>, format: Format) -> Outcome {
+    if args.scenario == Scenario::Ovn {
+        return ovn::run(&args, format).await;
+    }
     if matches!(args.scenario, Scenario::Failover | Scenario::Sessions) && !endpoints.is_empty() {
         let name = args.scenario.name();
         return Err(Failure::new(
@@ -227,5 +235,6 @@ async fn measure(args: &BenchArgs, target: &mut Target) -> Result<report::Result
             report::Results::Churn(churn::run(args, clients, &addresses, target).await?)
         }
         Scenario::Sessions => report::Results::Sessions(sessions::run(args, &addresses, target).await?),
+        Scenario::Ovn => return Err(Failure::new(Exit::Usage, "ovn is measured without nodes")),
     })
 }

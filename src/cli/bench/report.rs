@@ -7,6 +7,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::environment::Environment;
+use super::ovn::Figures;
 use super::sessions::Sessions;
 use super::target::{Cores, Cost, Sizes};
 use super::{Aim, Scenario};
@@ -33,6 +34,7 @@ pub(super) enum Results {
     Churn(Churn),
     Invalidations(Vec<Delivery>),
     Sessions(Sessions),
+    Ovn(Figures),
 }
 
 /// Of invalidations at one rate.
@@ -335,6 +337,7 @@ impl Report {
                 lines.extend(errors([(r.connections, r.errors, &r.first_error)].into_iter()));
             }
             Results::Sessions(sessions) => lines.push(sessions.text()),
+            Results::Ovn(figures) => lines.push(figures.text()),
             Results::Failover(failover) => {
                 let what = format!(
                     "time without a successful write after kill -9 of the leader, {} clients",

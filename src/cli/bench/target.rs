@@ -306,7 +306,7 @@ fn address(url: &str) -> Result<String, Failure> {
 }
 
 /// A directory on a disk: fsync costs nothing in memory, and figures from there would flatter.
-fn scratch_dir() -> std::io::Result<tempfile::TempDir> {
+pub(super) fn scratch_dir() -> std::io::Result<tempfile::TempDir> {
     let places = [std::env::temp_dir(), PathBuf::from("/var/tmp"), PathBuf::from(".")];
     let on_disk = places.iter().find(|place| super::environment::is_on_disk(place));
     tempfile::Builder::new().prefix("ovncp-bench-").tempdir_in(on_disk.unwrap_or(&places[0]))

@@ -78,7 +78,7 @@ pub struct WriterSettings {
 impl Default for WriterSettings {
     fn default() -> Self {
         Self {
-            in_flight_max: 4,
+            in_flight_max: 2,
             requests_max: 64,
             operations_max: 2_000,
             bytes_max: 1 << 20,
