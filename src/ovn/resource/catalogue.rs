@@ -345,13 +345,15 @@ fn has_default(column: &ColumnSchema) -> bool {
 /// Whether the rows that this column refers to live because of it, and are not meant to be shared.
 fn holds_children(schema: &Schema, column: &ColumnSchema, spec: Option<&Spec>) -> bool {
     let Some(target) = column.key.ref_table.as_ref().filter(|_| column.key.ref_strong) else { return false };
-    let Some(spec) = spec else {
-        return schema.table(target).is_some_and(|target| !target.is_root);
-    };
+    let dependent = || schema.table(target).is_some_and(|target| !target.is_root);
     let child = SPECS.iter().find(|child| child.table == &**target);
-    child.is_some_and(|child| {
-        child.parents.iter().any(|parent| parent.path == spec.path && parent.column == &*column.name)
-    })
+    match (spec, child) {
+        (Some(spec), Some(child)) => {
+            child.parents.iter().any(|parent| parent.path == spec.path && parent.column == &*column.name)
+        }
+        // A PUT that does not know of them must not delete them: the listeners of the server in `NB_Global.connections`.
+        _ => dependent(),
+    }
 }
 
 fn typed_parents(schema: &Schema, spec: &Spec) -> Vec<Parent> {

@@ -110,6 +110,23 @@ fn a_put_sets_everything_but_the_rows_it_holds() {
 }
 
 #[test]
+fn a_put_of_the_settings_keeps_the_listeners() {
+    let mut world = World::new();
+    let rows = json!({"NB_Global": {text(50): {"insert": {"connections": rows(&[51])}}},
+        "Connection": {text(51): {"insert": {"target": "ptcp:6641"}}}});
+    world.contents.apply(rows.as_object().unwrap()).unwrap();
+    for path in ["nb-global", "NB_Global"] {
+        let found = world.catalogue.by_path(path).or_else(|_| world.catalogue.by_table(path)).unwrap();
+        let plan = world.plan(|planner| {
+            planner.replace(found, &text(50), &json!({"name": "x"}), &IfMatch::None);
+        });
+        let operations = wire(&plan.unwrap());
+        assert_eq!(operations[1]["row"].get("connections"), None);
+        assert!(operations.iter().all(|operation| operation["op"] != "mutate"));
+    }
+}
+
+#[test]
 fn a_patch_makes_sure_of_what_its_rules_have_read() {
     let world = World::new();
     let plan = world.patch("ports", "to-edge", &json!({"type": ""})).unwrap();
