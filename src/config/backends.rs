@@ -1,5 +1,6 @@
 //! Settings of PostgreSQL and OVN: read, checked and kept for the parts that use them.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::layers::Layers;
@@ -74,6 +75,22 @@ section! {
         connection_idle_timeout: Duration = Duration::from_secs(5 * 60);
         /// Age at which a connection is replaced.
         connection_lifetime: Duration = Duration::from_secs(30 * 60);
+        /// Silence after which a server is asked whether it is there; after twice as long another is tried. `0s`: never.
+        probe_interval: Duration = Duration::from_secs(5), env "OVN_PROBE_INTERVAL";
+    }
+}
+
+section! {
+    /// Certificates for `ssl:` endpoints. OVSDB servers want one of their clients too.
+    pub struct OvnTls, file OvnTlsFile {
+        /// Our private key (PEM).
+        private_key: Option<PathBuf> = None, env "OVN_PRIVATE_KEY";
+        /// Our certificate (PEM).
+        certificate: Option<PathBuf> = None, env "OVN_CERTIFICATE";
+        /// The authorities that sign the servers' certificates (PEM).
+        ca_certificate: Option<PathBuf> = None, env "OVN_CA_CERTIFICATE";
+        /// Whether a server's certificate must name its host. Off as in OVN's own programs: ovs-pki names no hosts.
+        check_name: bool = false, env "OVN_TLS_CHECK_NAME";
     }
 }
 
@@ -82,6 +99,8 @@ section! {
 pub struct OvnConfig {
     /// Limits and timeouts.
     pub pool: OvnPool,
+    /// Certificates.
+    pub tls: OvnTls,
     /// The northbound database.
     pub northbound: NorthboundConfig,
     /// The southbound database.
@@ -110,6 +129,8 @@ pub(crate) struct OvnFile {
     connection_timeout: Option<serde_saphyr::Spanned<String>>,
     connection_idle_timeout: Option<serde_saphyr::Spanned<String>>,
     connection_lifetime: Option<serde_saphyr::Spanned<String>>,
+    probe_interval: Option<serde_saphyr::Spanned<String>>,
+    tls: Option<OvnTlsFile>,
 }
 
 impl DatabaseConfig {
@@ -159,20 +180,24 @@ impl OvnConfig {
             connection_timeout: file.connection_timeout,
             connection_idle_timeout: file.connection_idle_timeout,
             connection_lifetime: file.connection_lifetime,
+            probe_interval: file.probe_interval,
         };
         self.pool.overlay("ovn", Some(pool), layers);
+        self.tls.overlay("ovn.tls", file.tls, layers);
         self.northbound.overlay("ovn.northbound", file.northbound, layers);
         self.southbound.overlay("ovn.southbound", file.southbound, layers);
     }
 
     pub(crate) fn show(&self, out: &mut Vec<super::render::Line>) {
         self.pool.show("ovn", out);
+        self.tls.show("ovn.tls", out);
         self.northbound.show("ovn.northbound", out);
         self.southbound.show("ovn.southbound", out);
     }
 
     pub(crate) fn describe(out: &mut Vec<super::docs::Described>) {
         OvnPool::describe("ovn", out);
+        OvnTls::describe("ovn.tls", out);
         NorthboundConfig::describe("ovn.northbound", out);
         SouthboundConfig::describe("ovn.southbound", out);
     }

@@ -10,6 +10,8 @@ use super::{Config, docs};
 
 /// Three reports may be missed before a node is suspect; the time-out must leave room for them.
 const HEARTBEATS_PER_TIMEOUT_MIN: u32 = 3;
+/// A server that compacts its database is silent for longer than less.
+const OVN_PROBE_INTERVAL_MIN: Duration = Duration::from_secs(1);
 
 /// Contradictions are problems; what is odd but possible is a warning.
 pub(crate) fn relations(config: &Config, problems: &mut Vec<Problem>, warnings: &mut Vec<Problem>) {
@@ -21,6 +23,7 @@ pub(crate) fn relations(config: &Config, problems: &mut Vec<Problem>, warnings: 
     server(config, &mut report);
     sessions(config, &mut report);
     database(config, &mut report);
+    ovn(config, &mut report);
     if config.cluster.enabled && config.cluster.peers.is_empty() {
         warnings.push(clustering_without_peers(config));
     }
@@ -206,8 +209,52 @@ fn database(config: &Config, report: &mut impl FnMut(&str, String)) {
             ),
         );
     }
-    if config.ovn.pool.max_connections == 0 {
+}
+
+fn ovn(config: &Config, report: &mut impl FnMut(&str, String)) {
+    let ovn = &config.ovn;
+    if ovn.pool.max_connections == 0 {
         report("ovn.max_connections", "must be at least 1".to_owned());
+    }
+    let probe = ovn.pool.probe_interval;
+    if !probe.is_zero() && probe < OVN_PROBE_INTERVAL_MIN {
+        report(
+            "ovn.probe_interval",
+            format!("{probe:?} is shorter than {OVN_PROBE_INTERVAL_MIN:?}; 0s turns the probes off"),
+        );
+    }
+    if ovn.northbound.endpoints.is_empty() && !ovn.southbound.endpoints.is_empty() {
+        let message =
+            "is missing, and ovn.southbound.endpoints alone is of no use: set OVN_NORTHBOUND_DB too";
+        report("ovn.northbound.endpoints", message.to_owned());
+    }
+    let databases = [("northbound", &ovn.northbound.endpoints), ("southbound", &ovn.southbound.endpoints)];
+    for (name, endpoints) in databases {
+        let twice = endpoints.iter().enumerate().find(|(rank, one)| endpoints[..*rank].contains(one));
+        if let Some((_, endpoint)) = twice {
+            report(&format!("ovn.{name}.endpoints"), format!("{} is there twice", endpoint.0));
+        }
+    }
+    ovn_tls(config, report);
+}
+
+fn ovn_tls(config: &Config, report: &mut impl FnMut(&str, String)) {
+    let (ovn, tls) = (&config.ovn, &config.ovn.tls);
+    let all = ovn.northbound.endpoints.iter().chain(&ovn.southbound.endpoints);
+    let encrypted = all.map(|endpoint| endpoint.0.as_str()).find(|endpoint| endpoint.starts_with("ssl:"));
+    let files = [
+        ("private_key", "OVN_PRIVATE_KEY", &tls.private_key),
+        ("certificate", "OVN_CERTIFICATE", &tls.certificate),
+        ("ca_certificate", "OVN_CA_CERTIFICATE", &tls.ca_certificate),
+    ];
+    let given = files.iter().find(|(_, _, file)| file.is_some());
+    for (name, variable, file) in &files {
+        let because = match (file, encrypted, given) {
+            (None, Some(endpoint), _) => format!("{endpoint} needs it"),
+            (None, None, Some((other, ..))) => format!("ovn.tls.{other} is of no use without it"),
+            _ => continue,
+        };
+        report(&format!("ovn.tls.{name}"), format!("is missing ({variable}): {because}"));
     }
 }
 

@@ -182,12 +182,44 @@ fn mistakes_name_file_line_and_column() {
             "ovn:\n  northbound:\n    endpoints: [ovn-nb-1]\n",
             "config.yaml:3:16: ovn.northbound.endpoints: `ovn-nb-1` is no",
         ),
+        (
+            "ovn:\n  northbound:\n    endpoints: ['tcp:a:1', 'tcp:b:1', 'tcp:a:1']\n",
+            "config.yaml:3:16: ovn.northbound.endpoints: tcp:a:1 is there twice",
+        ),
+        ("ovn:\n  probe_interval: 10ms\n", "config.yaml:2:19: ovn.probe_interval: 10ms is shorter than 1s"),
         ("database:\n  replicas:\n    - hots: a\n", "config.yaml:3:7: unknown field `hots`"),
         ("server:\n\tport: 1\n", "config.yaml:2:2: tabs"),
     ] {
         let problem = problem(yaml);
         assert!(problem.starts_with(expected), "{yaml:?}\n  said     {problem}\n  expected {expected}");
     }
+}
+
+#[test]
+fn certificates_of_ovn_go_together() {
+    let problems = |environment: &[(&str, &str)]| match load("", environment) {
+        Ok(_) => String::new(),
+        Err(error) => error.to_string(),
+    };
+    let ssl = ("OVN_NORTHBOUND_DB", "ssl:nb:6641");
+    let (key, certificate) = (("OVN_PRIVATE_KEY", "/k.pem"), ("OVN_CERTIFICATE", "/c.pem"));
+    let authority = ("OVN_CA_CERTIFICATE", "/ca.pem");
+    let lacks = problems(&[ssl, key, certificate]);
+    assert!(
+        lacks.contains("ovn.tls.ca_certificate: is missing (OVN_CA_CERTIFICATE): ssl:nb:6641 needs it"),
+        "{lacks}"
+    );
+    let lacks = problems(&[ssl]);
+    assert!(lacks.contains("ovn.tls.private_key") && lacks.contains("ovn.tls.certificate"), "{lacks}");
+    let lacks = problems(&[key]);
+    assert!(lacks.contains("ovn.tls.certificate: is missing"), "{lacks}");
+    assert!(lacks.contains("ovn.tls.private_key is of no use without it"), "{lacks}");
+    assert_eq!(problems(&[ssl, key, certificate, authority]), "");
+    assert_eq!(problems(&[("OVN_NORTHBOUND_DB", "tcp:nb:6641"), key, certificate, authority]), "");
+
+    let alone = problems(&[("OVN_SOUTHBOUND_DB", "tcp:sb:6642")]);
+    assert!(alone.contains("ovn.northbound.endpoints: is missing"), "{alone}");
+    assert_eq!(problems(&[("OVN_PROBE_INTERVAL", "0s")]), "");
 }
 
 #[test]

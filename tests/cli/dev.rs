@@ -14,9 +14,15 @@ pub(crate) struct Dev {
 }
 
 impl Dev {
+    /// The nodes alone.
     pub(crate) fn start(dir: &Path, more: &[&str]) -> Dev {
+        Dev::start_with(dir, &[&["--no-ovn"], more].concat(), &[])
+    }
+
+    fn start_with(dir: &Path, more: &[&str], environment: &[(&str, &str)]) -> Dev {
         let args = ["dev", "--http-port", "0", "--data-dir", dir.to_str().unwrap()];
         let mut command = ovncp(args.into_iter().chain(more.iter().copied()));
+        command.envs(environment.iter().copied());
         // What a shell may hold of another node, and must not reach these.
         command.envs([("NODE_ID", "intruder"), ("NODE_PORT", "1"), ("OVNCP_PEERS", "x=127.0.0.1:1")]);
         command.envs([("OVNCP_DATA_DIR", "/nowhere"), ("ENABLE_CLUSTERING", "false")]);
@@ -54,6 +60,15 @@ impl Dev {
         let done = run(ovncp(["status", "-o", "json", "--endpoint", &endpoint]));
         assert_eq!(done.code, Some(0), "{done:?}");
         serde_json::from_str(&done.out).unwrap()
+    }
+
+    fn ovn(&self) -> Value {
+        json(&self.dir.join("dev.json"))["ovn"].clone()
+    }
+
+    fn ovn_pids(&self) -> Vec<u32> {
+        let pids = self.ovn()["pids"].as_object().unwrap().clone();
+        pids.values().map(|pid| u32::try_from(pid.as_u64().unwrap()).unwrap()).collect()
     }
 
     /// Ctrl-C, and what must be gone afterwards.
@@ -132,6 +147,97 @@ fn nodes_die_with_a_killed_supervisor() {
     let pids = dev.pids();
     signal(dev.running.pid(), Signal::KILL);
     until("the nodes end", || pids.iter().all(|pid| !is_alive(*pid)).then_some(()));
+}
+
+/// Whether OVN is missing here; says so.
+fn ovn_is_missing() -> bool {
+    match ovncp_ovn::lab::Programs::find() {
+        Ok(_) => false,
+        Err(missing) => {
+            eprintln!("skipped: {missing}");
+            true
+        }
+    }
+}
+
+/// What ovn-nbctl prints.
+fn nbctl(dev: &Dev, args: &[&str]) -> String {
+    let mut command = std::process::Command::new("ovn-nbctl");
+    command.args(["--timeout=60", &format!("--db={}", dev.ovn()["northbound"].as_str().unwrap())]).args(args);
+    let done = run(command);
+    assert_eq!(done.code, Some(0), "{done:?}");
+    done.out
+}
+
+#[test]
+fn private_ovn_is_started_handed_to_the_nodes_kept_and_stopped() {
+    if ovn_is_missing() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let mut dev = Dev::start_with(dir.path(), &["--nodes", "1"], &[]);
+    let header = dev.running.line(&["OVN", "ENDPOINT", "PID", "DATA"]);
+    let northbound = dev.running.line(&["northbound", "tcp:127.0.0.1:", "nb.db"]);
+    assert_eq!(header.find("ENDPOINT"), northbound.find("tcp:"), "columns line up:\n{header}\n{northbound}");
+    dev.running.line(&["southbound", "tcp:127.0.0.1:", "sb.db"]);
+    dev.running.line(&["ovn-northd", "northd.log"]);
+    dev.ready();
+    let endpoint = dev.ovn()["northbound"].as_str().unwrap().to_owned();
+    dev.running.line(&["ovn-nbctl --db=", &endpoint, " show"]);
+    assert!(northbound.contains(&endpoint), "{northbound}");
+
+    // The nodes know it.
+    let node = std::fs::read(format!("/proc/{}/environ", dev.pids()[0])).unwrap();
+    let node = String::from_utf8_lossy(&node).into_owned();
+    assert!(node.contains(&format!("OVN_NORTHBOUND_DB={endpoint}\0")), "{node}");
+    let southbound = dev.ovn()["southbound"].as_str().unwrap().to_owned();
+    assert!(node.contains(&format!("OVN_SOUTHBOUND_DB={southbound}\0")), "{node}");
+
+    // northd works, and what dies is started again.
+    nbctl(&dev, &["--wait=sb", "ls-add", "blue"]);
+    let before = dev.ovn();
+    let killed = u32::try_from(before["pids"]["nb"].as_u64().unwrap()).unwrap();
+    signal(killed, Signal::KILL);
+    dev.running.line(&["OVN's nb ended; it is started again in 3 s"]);
+    dev.running.line(&["OVN's nb runs again"]);
+    assert_ne!(dev.ovn()["pids"]["nb"], before["pids"]["nb"]);
+    assert_eq!(dev.ovn()["pids"]["sb"], before["pids"]["sb"]);
+    assert_eq!(dev.ovn()["northbound"], before["northbound"]);
+    nbctl(&dev, &["--wait=sb", "ls-add", "red"]);
+
+    let pids = dev.ovn_pids();
+    assert_eq!(pids.len(), 3);
+    dev.stop();
+    assert!(pids.iter().all(|pid| !is_alive(*pid)), "{pids:?}");
+
+    let mut dev = Dev::start_with(dir.path(), &["--nodes", "1"], &[]);
+    dev.ready();
+    let kept = nbctl(&dev, &["show"]);
+    assert!(kept.contains("(blue)") && kept.contains("(red)"), "{kept}");
+    let pids = dev.ovn_pids();
+    signal(dev.running.pid(), Signal::KILL);
+    until("OVN ends with a killed supervisor", || pids.iter().all(|pid| !is_alive(*pid)).then_some(()));
+}
+
+#[test]
+fn without_a_private_ovn_one_line_says_why() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("cluster");
+    let mut dev = Dev::start(&path, &["--nodes", "1"]);
+    dev.running.line(&["OVN: none (--no-ovn)"]);
+    dev.ready();
+    assert!(dev.ovn().is_null());
+    dev.stop();
+
+    // An OVN of the user's own is left to the nodes.
+    let own = [("OVN_NORTHBOUND_DB", "tcp:192.0.2.1:6641")];
+    let mut dev = Dev::start_with(&path, &[], &own);
+    dev.running.line(&["OVN: none of its own, OVN_NORTHBOUND_DB is set"]);
+    dev.ready();
+    assert!(dev.ovn().is_null());
+    let node = std::fs::read(format!("/proc/{}/environ", dev.pids()[0])).unwrap();
+    assert!(String::from_utf8_lossy(&node).contains("OVN_NORTHBOUND_DB=tcp:192.0.2.1:6641\0"));
+    dev.stop();
 }
 
 #[test]

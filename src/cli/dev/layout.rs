@@ -151,15 +151,17 @@ fn load(dir: &Path) -> Result<Option<Vec<NodePlan>>, Failure> {
 }
 
 /// How one kind of port is chosen for all nodes.
-struct Ports {
-    flag: &'static str,
-    asked: Option<u16>,
-    base: u16,
-    kept: Vec<u16>,
+pub(super) struct Ports {
+    /// What the user can change it with.
+    pub(super) flag: &'static str,
+    /// `0` for private ones.
+    pub(super) asked: Option<u16>,
+    pub(super) base: u16,
+    pub(super) kept: Vec<u16>,
 }
 
 impl Ports {
-    fn choose(&self, count: usize, used: &[u16]) -> Result<Vec<u16>, Failure> {
+    pub(super) fn choose(&self, count: usize, used: &[u16]) -> Result<Vec<u16>, Failure> {
         match self.asked {
             Some(0) => self.private(count, used),
             Some(base) => self.exactly(base, count),

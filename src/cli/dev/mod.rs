@@ -2,12 +2,13 @@
 //!
 //! Every node is a real one: a child process of this binary with its own data directory and log file, so that
 //! `kill -9` means what it means elsewhere. The supervisor (this process) starts them, starts them again when
-//! they die, and tells what happens. It keeps `dev.json` beside the data for scripts. The children end with the
+//! they die, and tells what happens. A private OVN runs beside them (`ovn.rs`). It keeps `dev.json` beside the data for scripts. The children end with the
 //! supervisor, even when that is killed.
 
 pub(crate) mod cluster;
 pub(crate) mod layout;
 pub(crate) mod observe;
+mod ovn;
 mod screen;
 mod story;
 
@@ -22,6 +23,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use self::cluster::{Cluster, Ended, STOP_GRACE};
 use self::layout::{Layout, NODES_MAX, Wishes, write_json};
 use self::observe::Observer;
+use self::ovn::{Ovn, OvnFile};
 use self::screen::Screen;
 use self::story::Story;
 use super::failure::{Exit, Failure, Outcome};
@@ -71,6 +73,9 @@ pub(crate) struct DevArgs {
     /// Do not start a node again when it dies
     #[arg(long)]
     no_restart: bool,
+    /// Start no private OVN (databases on ports 6641 and 6642, or the next free, and ovn-northd)
+    #[arg(long)]
+    no_ovn: bool,
 }
 
 /// A data directory, removed at the end unless the user named it.
@@ -106,7 +111,9 @@ pub(crate) async fn run(args: DevArgs, format: Format) -> Outcome {
     };
     let layout = Layout::prepare(place.path(), wishes)?;
     let screen = Screen::new(format, matches!(place, Place::Temporary(_)));
-    let mut supervisor = Supervisor::start(layout, screen, !args.no_restart)?;
+    screen.opening(&layout);
+    let ovn = Ovn::start(&layout.dir, !args.no_ovn, args.http_port == Some(0)).await?;
+    let mut supervisor = Supervisor::start(layout, ovn, screen, !args.no_restart)?;
     let ended = supervisor.supervise(&mut signals).await;
     supervisor.stop(&mut signals).await;
     ended
@@ -169,6 +176,8 @@ impl StopSignals {
 #[derive(Serialize)]
 struct DevFile<'a> {
     nodes: Vec<DevNode<'a>>,
+    /// `null` where none runs.
+    ovn: Option<OvnFile>,
 }
 
 /// What it says of a node.
@@ -185,6 +194,7 @@ struct DevNode<'a> {
 
 struct Supervisor {
     cluster: Cluster,
+    ovn: Ovn,
     story: Story,
     observer: Observer,
     screen: Screen,
@@ -202,16 +212,16 @@ struct Restart {
 }
 
 impl Supervisor {
-    fn start(layout: Layout, screen: Screen, restart: bool) -> Result<Supervisor, Failure> {
+    fn start(layout: Layout, ovn: Ovn, screen: Screen, restart: bool) -> Result<Supervisor, Failure> {
         let begun = Instant::now();
         let story = Story::new(layout.nodes.iter().map(|node| node.name.clone()), begun);
         let plans = layout.nodes.iter().map(|_| Restart { at: None, pause: RESTART_AFTER }).collect();
-        screen.opening(&layout);
         let observer = Observer::start(&layout);
         let mut cluster = Cluster::new(layout);
+        cluster.environment.extend(ovn.environment());
         cluster.start_all()?;
         let supervisor =
-            Supervisor { cluster, story, observer, screen, restart, plans, begun, table_shown: false };
+            Supervisor { cluster, ovn, story, observer, screen, restart, plans, begun, table_shown: false };
         supervisor.write_dev_file()?;
         Ok(supervisor)
     }
@@ -235,6 +245,7 @@ impl Supervisor {
                     // A missed SIGCHLD (they merge) is made up for here.
                     self.bury()?;
                     self.restart_due()?;
+                    self.look_after_ovn().await?;
                 }
             }
             self.observer.hurry(!self.story.is_settled());
@@ -246,7 +257,7 @@ impl Supervisor {
         let all_ready = self.story.ready() == self.cluster.layout.nodes.len() && self.story.is_settled();
         if !self.table_shown && (all_ready || self.begun.elapsed() >= TABLE_WITHIN) {
             self.table_shown = true;
-            self.screen.table(&self.cluster, &self.story, self.begun.elapsed());
+            self.screen.table(&self.cluster, &self.ovn, &self.story, self.begun.elapsed());
         }
     }
 
@@ -302,6 +313,15 @@ impl Supervisor {
         Ok(())
     }
 
+    async fn look_after_ovn(&mut self) -> Result<(), Failure> {
+        let told = self.ovn.look_after(self.restart).await;
+        if !told.is_empty() {
+            self.write_dev_file()?;
+        }
+        told.iter().for_each(|sentence| self.screen.ovn(sentence));
+        Ok(())
+    }
+
     fn write_dev_file(&self) -> Result<(), Failure> {
         let layout = &self.cluster.layout;
         let nodes = layout.nodes.iter().enumerate().map(|(index, node)| DevNode {
@@ -312,13 +332,15 @@ impl Supervisor {
             peer: node.peer,
             data_dir: layout.data_dir(index),
         });
-        write_json(&layout.dir.join(DEV_FILE), &DevFile { nodes: nodes.collect() })
+        write_json(&layout.dir.join(DEV_FILE), &DevFile { nodes: nodes.collect(), ovn: self.ovn.file() })
     }
 
     async fn stop(&mut self, signals: &mut Signals) {
         let begun = Instant::now();
         self.screen.stopping(self.cluster.running());
         let killed = self.cluster.stop(STOP_GRACE, signals.stop.next()).await;
+        // After the nodes, which would only report that it is gone.
+        self.ovn.stop().await;
         // The children are gone, so is the need for their addresses.
         let _ = fs::remove_file(self.cluster.layout.dir.join(DEV_FILE));
         self.screen.stopped(killed, begun.elapsed(), &self.cluster.layout);

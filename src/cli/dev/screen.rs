@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::cluster::{self, Cluster};
 use super::layout::Layout;
+use super::ovn::Ovn;
 use super::story::{Mood, Notice, Story};
 use crate::cli::output::{Format, duration, print_line, table};
 
@@ -47,12 +48,17 @@ impl Screen {
         }
     }
 
-    pub(super) fn table(&self, cluster: &Cluster, story: &Story, took: Duration) {
+    pub(super) fn table(&self, cluster: &Cluster, ovn: &Ovn, story: &Story, took: Duration) {
         let rows: Vec<Row> =
             (0..cluster.layout.nodes.len()).map(|index| row(cluster, story, index)).collect();
         if !self.for_people() {
             let nodes: Vec<Value> = rows.iter().map(Row::json).collect();
-            return self.machine_line(json!({"event": "table", "nodes": nodes}));
+            let none = match ovn {
+                Ovn::None(why) => Some(why),
+                Ovn::Private(_) => None,
+            };
+            let value = json!({"event": "table", "nodes": nodes, "ovn": ovn.file(), "ovn_none": none});
+            return self.machine_line(value);
         }
         let header = ["NODE", "ROLE", "STATUS", "URL", "PID", "DATA"];
         let cells = rows.iter().map(Row::cells);
@@ -61,6 +67,7 @@ impl Screen {
             let led = line.split_whitespace().nth(1) == Some("leader");
             print_line(&if led { self.paint("1;32", line) } else { line.to_owned() });
         }
+        self.ovn_table(ovn);
         let url = cluster.layout.nodes.last().map(|node| node.url()).unwrap_or_default();
         let ready = story.ready();
         let state = match story.leader() {
@@ -86,8 +93,32 @@ impl Screen {
         let program = std::env::args().next().unwrap_or_else(|| "ovncp".to_owned());
         print_line(&format!("  {program} status{endpoints}"));
         print_line(&format!("  {first}/api/docs"));
+        if let Some(northbound) = ovn.file().map(|file| file.northbound) {
+            print_line(&format!("  ovn-nbctl --db={northbound} show"));
+        }
         print_line(&format!("  tail -f {}", cluster.layout.dir.join("node-*/log").display()));
         print_line("\nKill a node (kill -9 PID) and watch. Ctrl-C stops all of them.\n");
+    }
+
+    fn ovn_table(&self, ovn: &Ovn) {
+        match ovn {
+            Ovn::None(why) => print_line(&format!("\n{}: {why}", self.paint("1", "OVN"))),
+            Ovn::Private(private) => {
+                let cells = private.lines().into_iter().map(|line| {
+                    let pid = line.pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string());
+                    vec![line.what.to_owned(), line.endpoint, pid, line.data]
+                });
+                print_line("");
+                print_line(table(&["OVN", "ENDPOINT", "PID", "DATA"], cells).trim_end());
+            }
+        }
+    }
+
+    pub(super) fn ovn(&self, sentence: &str) {
+        if !self.for_people() {
+            return self.machine_line(json!({"event": "ovn", "text": sentence}));
+        }
+        self.line(&self.paint("33", sentence));
     }
 
     pub(super) fn notice(&self, notice: &Notice) {

@@ -3,12 +3,10 @@
 use ovncp_ovn::database::DatabaseSettings;
 use ovncp_ovn::trace::TraceTls;
 use ovncp_ovn::wire::endpoint::Endpoint;
+use ovncp_ovn::wire::tls::TlsSettings;
 
 use crate::config::Config;
 use crate::config::value::OvsdbEndpoint;
-
-/// Silence after which a server is asked whether it is there; OVN's own default.
-const PROBE_INTERVAL: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// The northbound database, if servers are named.
 pub(super) fn northbound(config: &Config) -> Option<DatabaseSettings> {
@@ -20,9 +18,26 @@ pub(super) fn southbound(config: &Config) -> Option<DatabaseSettings> {
     database("OVN_Southbound", &config.ovn.southbound.endpoints, config)
 }
 
-/// Certificates for ovn-trace.
-pub(super) fn trace_tls(_config: &Config) -> Option<TraceTls> {
-    None
+/// Certificates for the databases. That all are there where one is, or an endpoint needs them, was checked when the
+/// configuration was read.
+fn tls(config: &Config) -> Option<TlsSettings> {
+    let tls = &config.ovn.tls;
+    Some(TlsSettings {
+        certificate: tls.certificate.clone()?,
+        private_key: tls.private_key.clone()?,
+        authority: tls.ca_certificate.clone()?,
+        check_name: tls.check_name,
+    })
+}
+
+/// The same for ovn-trace, which does not check names.
+pub(super) fn trace_tls(config: &Config) -> Option<TraceTls> {
+    let tls = tls(config)?;
+    Some(TraceTls {
+        private_key: tls.private_key,
+        certificate: tls.certificate,
+        ca_certificate: tls.authority,
+    })
 }
 
 fn database(name: &'static str, endpoints: &[OvsdbEndpoint], config: &Config) -> Option<DatabaseSettings> {
@@ -35,9 +50,9 @@ fn database(name: &'static str, endpoints: &[OvsdbEndpoint], config: &Config) ->
         name,
         endpoints,
         connect_timeout: config.ovn.pool.connection_timeout,
-        tls: None,
+        tls: tls(config),
         leader_only: true,
         tables: None,
-        probe_interval: PROBE_INTERVAL,
+        probe_interval: config.ovn.pool.probe_interval,
     })
 }
