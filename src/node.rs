@@ -166,10 +166,15 @@ impl Node {
         let (close, closing) = watch::channel(false);
         let name = &self.config.cluster.node_id;
         let core = self.core.clone();
-        let health = Health::new(self.group.clone(), self.network.clone(), draining.clone());
         let lock_metrics = Arc::clone(&self.metrics.locks);
         let locks = self.locks.clone();
         let sessions = Sessions::new(core.clone(), Arc::clone(&self.hub), session_settings(&self.config));
+        let health = Health::new(
+            self.group.clone(),
+            self.network.clone(),
+            draining.clone(),
+            sessions.standing_watch(),
+        );
         let app = Arc::new(App {
             node_name: name.clone(),
             locks: locks.clone(),

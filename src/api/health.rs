@@ -2,7 +2,7 @@
 //!
 //! - live: this process makes progress. Depends on nothing outside it, so that a node without a leader is not
 //!   restarted for it.
-//! - ready: this node can serve: a leader is known, it is a member, it keeps up, it does not stop.
+//! - ready: this node can serve: a leader is known, it is a member, it keeps up, takes sockets, does not stop.
 //! - startup: it has recovered, joined and caught up once.
 
 use std::collections::BTreeMap;
@@ -26,6 +26,7 @@ use super::Shared;
 use super::extract::Query;
 use super::pulse::Pulse;
 use crate::services::network::Network;
+use crate::services::sessions::Standing;
 
 /// How often the event loop shows that it runs.
 pub const BEAT_INTERVAL: Duration = Duration::from_millis(250);
@@ -46,6 +47,7 @@ pub struct Health {
     group: Group,
     network: Network,
     draining: watch::Receiver<bool>,
+    sockets: watch::Receiver<Standing>,
     event_loop: Pulse,
     raft_core: Pulse,
     started: Arc<AtomicBool>,
@@ -90,9 +92,14 @@ type Checks = BTreeMap<&'static str, Check>;
 impl Health {
     /// Probes of this node.
     #[must_use]
-    pub fn new(group: Group, network: Network, draining: watch::Receiver<bool>) -> Self {
+    pub fn new(
+        group: Group,
+        network: Network,
+        draining: watch::Receiver<bool>,
+        sockets: watch::Receiver<Standing>,
+    ) -> Self {
         let (event_loop, raft_core) = (Pulse::new(), Pulse::new());
-        Self { group, network, draining, event_loop, raft_core, started: Arc::default() }
+        Self { group, network, draining, sockets, event_loop, raft_core, started: Arc::default() }
     }
 
     /// Feels for ever that the event loop and the consensus core run, and tells once that the node serves.
@@ -161,6 +168,7 @@ impl Health {
             ("leader", leader(status)),
             ("state", state(&status.integrity)),
             ("membership", member),
+            ("sockets", sockets(*self.sockets.borrow())),
             ("startup", Check::when(serving, describe(&status.phase))),
         ])
     }
@@ -184,6 +192,18 @@ impl Health {
         };
         self.network.status().into_iter().map(check).collect()
     }
+}
+
+/// Balancers send sockets to whoever is ready.
+fn sockets(standing: Standing) -> Check {
+    let (ok, detail) = match standing {
+        Standing::Open => (true, "taken"),
+        Standing::Starting => (false, "the cluster does not know of this start yet"),
+        Standing::Draining => (false, "none are taken while this node is emptied"),
+        Standing::Stopping => (false, "none are taken any more"),
+        Standing::CutOff => (false, "closed: no majority was in reach"),
+    };
+    Check::when(ok, detail)
 }
 
 /// A state that may be wrong is not served.

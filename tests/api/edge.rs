@@ -7,9 +7,12 @@ use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use crate::socket::{PATIENCE, Socket};
 use crate::support::TestNode;
 
 const ACQUIRE: &str = "/api/v1/cluster/locks/k/acquire";
+/// Starts that are watched for their first moment.
+const STARTS: usize = 8;
 
 async fn post_raw(node: &TestNode, content_type: &str, body: &'static str) -> crate::support::Answer {
     node.call(Method::POST, ACQUIRE).header("content-type", content_type).body(body).send().await
@@ -176,6 +179,21 @@ async fn probes_tell_what_they_check() {
     }
     node.get("/health/ready?for=api").await.expect(200);
     assert_eq!(node.get("/health/ready?for=x").await.status.as_u16(), 400);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_is_ready_takes_sockets_at_once() {
+    for _ in 0..STARTS {
+        let node = TestNode::begin(&[]).await;
+        tokio::time::timeout(PATIENCE, node.ready()).await.expect("it becomes ready");
+        let identity = node.group.identity();
+        let known = node.group.read(|state| state.node(identity.node_id.unwrap()).unwrap().boot).1;
+        assert_eq!(
+            known, identity.boot,
+            "what comes before this start is known counts as lost with the last one"
+        );
+        Socket::open(&node, "").await;
+    }
 }
 
 #[tokio::test]

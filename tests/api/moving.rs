@@ -173,15 +173,8 @@ async fn a_drained_node_empties_itself_and_takes_nobody() {
     nodes[1].post(&path, json!({"target_node_id": "node-1"})).await.problem(400, "invalid_target");
     // And taken back.
     nodes[1].call(Method::POST, "/api/v1/cluster/nodes/node-1/resume").send().await.expect(200);
-    let opened = async {
-        loop {
-            if let Ok(opened) = open(&nodes[0], "").await {
-                return opened;
-            }
-        }
-    };
-    tokio::time::timeout(PATIENCE, opened).await.expect("it takes sockets again");
-    nodes[0].get("/health/ready").await.expect(200);
+    tokio::time::timeout(PATIENCE, nodes[0].ready()).await.expect("it is ready again");
+    open(&nodes[0], "").await.expect("and takes sockets");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

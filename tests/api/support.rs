@@ -59,6 +59,8 @@ fn template(path: &str, method: &str) -> Option<&'static str> {
 static NETS_USED: AtomicU32 = AtomicU32::new(0);
 /// Longer than three nodes need to form on a slow machine.
 const START_PATIENCE: Duration = Duration::from_secs(60);
+/// Between two looks at whether a node is ready.
+const READY_PAUSE: Duration = Duration::from_millis(1);
 
 /// A node that serves.
 pub(crate) struct TestNode {
@@ -91,16 +93,25 @@ impl TestNode {
         Net::unused().start_three(&[]).await
     }
 
-    /// Waits until the node has caught up once and knows a leader.
+    /// Waits until the node has caught up once and knows a leader, then until it is ready for everything.
     async fn serving(&self) {
         let mut status = self.group.status_watch();
         status
             .wait_for(|status| status.phase == Phase::Serving && status.leader.is_some())
             .await
             .expect("the group goes on");
+        self.ready().await;
     }
 
-    async fn begin(settings: &[(&str, &str)]) -> Self {
+    /// Waits until it says so.
+    pub(crate) async fn ready(&self) {
+        while self.get("/health/ready").await.status != StatusCode::OK {
+            tokio::time::sleep(READY_PAUSE).await;
+        }
+    }
+
+    /// A node that may not serve yet.
+    pub(crate) async fn begin(settings: &[(&str, &str)]) -> Self {
         let data = tempfile::tempdir().unwrap();
         let mut sources = Sources::default()
             .with_override("server.listen", "--listen", "127.0.0.1")

@@ -131,13 +131,8 @@ pub async fn connect(
         Ok(since) => since.map(MessageOffset),
         Err(_) => return Err(ApiError::invalid("since", "is not an offset (a decimal number)")),
     };
+    app.sessions.announced(START_WAIT).await;
     refuse_when_closed(&app)?;
-    if !app.sessions.announced(START_WAIT).await {
-        return Err(later(ApiError::new(
-            Code::Draining,
-            "this node has just started: connect to another one",
-        )));
-    }
     let resumed = query.session.is_some();
     let entry = match enter(&app, &query).await {
         Ok(registered) => Entry::Attached(Box::new(app.sessions.serve(registered, since))),
@@ -157,6 +152,7 @@ fn refuse_when_closed(app: &App) -> Result<(), ApiError> {
     let (code, detail) = match app.sessions.standing() {
         _ if *app.draining.borrow() => (Code::Draining, "this node stops: connect to another one"),
         Standing::Open => return Ok(()),
+        Standing::Starting => (Code::Draining, "this node has just started: connect to another one"),
         Standing::Draining => (Code::Draining, "this node is being emptied: connect to another one"),
         Standing::Stopping => (Code::Draining, "this node stops: connect to another one"),
         Standing::CutOff => (Code::NoLeader, "this node reaches no majority: connect to another one"),

@@ -17,7 +17,6 @@ mod slot;
 pub mod token;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use ovncp_raft::status::GroupStatus;
@@ -40,9 +39,7 @@ use slot::{Order, Slot};
 pub const ADMISSION_MAX: usize = 256;
 /// Messages of the log that the hub fetches in one go.
 const FETCH_MESSAGES_MAX: usize = 256;
-/// Between two looks at whether the state knows of this start.
-const ANNOUNCED_PAUSE: Duration = Duration::from_millis(50);
-/// How often this node looks at its own state: draining, cut off.
+/// How often this node looks at its own state, besides whenever something changes there: draining, cut off.
 const WATCH_INTERVAL: Duration = Duration::from_millis(500);
 /// Silence of the leader (of the quorum, on the leader) after which the contact counts as lost.
 const CONTACT_SILENCE_MAX: Duration = Duration::from_secs(3);
@@ -66,14 +63,15 @@ pub struct Sessions {
     reports: Arc<Reports>,
     admission: Arc<Semaphore>,
     standing: watch::Sender<Standing>,
-    /// The others know that this process is not the one before.
-    announced: Arc<AtomicBool>,
     settings: Arc<Settings>,
 }
 
 /// Whether this node takes sockets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
+    /// The state does not know of this start yet: with the one before, all sockets of this node were lost, and what came
+    /// in now would be counted among them.
+    Starting,
     /// It does.
     Open,
     /// It is being emptied: present sockets are moved, new ones refused.
@@ -104,8 +102,7 @@ impl Sessions {
             hub,
             reports: Arc::default(),
             admission: Arc::new(Semaphore::new(ADMISSION_MAX)),
-            standing: watch::Sender::new(Standing::Open),
-            announced: Arc::default(),
+            standing: watch::Sender::new(Standing::Starting),
             settings: Arc::new(settings),
         }
     }
@@ -126,27 +123,24 @@ impl Sessions {
         *self.standing.borrow()
     }
 
-    /// Waits, at most so long, until the state knows of this start of the node: with the one before, all its sockets were
-    /// lost, and what comes in before that is known would be counted among them.
-    pub async fn announced(&self, timeout: Duration) -> bool {
-        if self.announced.load(Ordering::Relaxed) {
-            return true;
-        }
-        let known = || {
-            let identity = self.core.group.identity();
-            let look = |state: &ovncp_state::State| state.node(identity.node_id?).map(|node| node.boot);
-            self.core.group.read(look).1 == Some(identity.boot)
-        };
-        let mut status = self.core.group.status_watch();
-        let announced = tokio::time::timeout(timeout, async {
-            while !known() {
-                // Each applied entry changes the status; the pause only bounds a missed change.
-                let _ = tokio::time::timeout(ANNOUNCED_PAUSE, status.changed()).await;
-            }
-        });
-        let announced = announced.await.is_ok();
-        self.announced.fetch_or(announced, Ordering::Relaxed);
-        announced
+    /// The same, for those who follow it.
+    #[must_use]
+    pub fn standing_watch(&self) -> watch::Receiver<Standing> {
+        self.standing.subscribe()
+    }
+
+    /// Waits, at most so long, until the state knows of this start of the node.
+    pub async fn announced(&self, timeout: Duration) {
+        let mut standing = self.standing.subscribe();
+        let announced = standing.wait_for(|standing| *standing != Standing::Starting);
+        // In vain is what the standing then says.
+        let _ = tokio::time::timeout(timeout, announced).await;
+    }
+
+    fn is_announced(&self) -> bool {
+        let identity = self.core.group.identity();
+        let look = |state: &ovncp_state::State| state.node(identity.node_id?).map(|node| node.boot);
+        self.core.group.read(look).1 == Some(identity.boot)
     }
 
     /// A place among those who come in at this moment.
@@ -309,16 +303,25 @@ async fn hand_out(sessions: &Sessions) {
 async fn watch_over(sessions: Sessions) {
     let limit = sessions.settings.node_timeout / 2;
     let mut contact = Instant::now();
+    let mut announced = false;
+    // Among other things the record of this node.
+    let mut members = sessions.core.group.cleared_watch();
     let mut due = tokio::time::interval(WATCH_INTERVAL);
     due.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
-        due.tick().await;
+        tokio::select! {
+            _ = due.tick() => {}
+            // The clock goes on when the group is gone.
+            Ok(()) = members.changed() => {}
+        }
+        announced = announced || sessions.is_announced();
         if let Some(age) = contact_age(&sessions.core.group.status()) {
             contact = contact.max(Instant::now().checked_sub(age).unwrap_or(contact));
         }
         let standing = match sessions.standing() {
             Standing::Stopping => Standing::Stopping,
             _ if contact.elapsed() >= limit => Standing::CutOff,
+            _ if !announced => Standing::Starting,
             _ if sessions.is_draining() => Standing::Draining,
             _ => Standing::Open,
         };
