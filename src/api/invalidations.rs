@@ -175,7 +175,8 @@ pub struct InvalidationProgress {
 /// Says that cached values are no longer true.
 ///
 /// The entry is in the log when this answers 200, whatever `complete` says, and every node will clear it. The node that
-/// answers has. With `wait` the answer names those who have not yet, at the latest after `timeout_ms`.
+/// answers has, unless it is far behind. With `wait` the answer names those who have not yet. It comes at the latest
+/// `timeout_ms` after the request, or `server.propose_timeout` if that is longer.
 #[utoipa::path(post, path = "/api/v1/cluster/invalidations", tag = "invalidations", operation_id = "invalidate",
     request_body = InvalidateRequest,
     responses((status = 200, body = Invalidated, description = "It is in the log."),
@@ -185,7 +186,7 @@ pub async fn append(
     idempotency: IdempotencyKey,
     body: JsonBody<InvalidateRequest>,
 ) -> Result<At<Invalidated>, ApiError> {
-    let retry = idempotency.bind(&[&body.raw]).map(|retry| retry.key);
+    let retry = idempotency.identity(&[&body.raw]);
     let request = body.value;
     check(&request)?;
     let timeout = Duration::from_millis(wait_ms("timeout_ms", request.timeout_ms, TIMEOUT_MS_DEFAULT)?);

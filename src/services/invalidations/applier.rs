@@ -16,12 +16,13 @@
 //! after which its own state did not call it inactive: the entry that does was committed later than that. Whoever waits
 //! for a barrier counts an inactive member until half of the node time-out after that entry was applied there
 //! (`barrier.rs`). The difference is for clocks that run at different rates. The caches look at the clock at every call,
-//! so a process that was stopped for a while serves nothing stale either.
+//! so a process that was stopped for a while, or whose machine was suspended (`awake.rs`), serves nothing stale either.
 //!
 //! A node that is back trusts its caches again once its own state calls it active and it has cleared all that this
 //! state holds: a barrier that has not counted it saw it inactive, and hence stands before the entry that took it back.
 //!
-//! CAVEAT. A member that is *removed* while it is cut off is waited for no longer: remove only what has stopped.
+//! CAVEAT. A guest that its hypervisor pauses may not see the pause on any clock. It may then serve what was cleared
+//! meanwhile, until it applies what it missed or its trust ends. A member that is *removed* while it is cut off is waited for no longer: remove only what has stopped.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -33,6 +34,7 @@ use ovncp_state::{Command, InvalidationOffset, NodeId, Reply, State};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::awake::Awake;
 use super::follow::{Found, find};
 use super::{Invalidations, Position, Progress, end};
 use crate::cache::{Clear, Fence};
@@ -46,10 +48,14 @@ const TRUST_SHARE: u32 = 3;
 /// The trust is renewed so many times within its length.
 const TRUST_RENEWALS: u32 = 3;
 
-/// Whether everything that the state of this node says is cleared. It looks at the state only when that has moved on.
-pub(super) fn fence(group: Group, progress: &watch::Sender<Progress>) -> Fence {
+/// Whether this machine was awake all along, and everything that the state of this node says is cleared. It looks at the
+/// state only when that has moved on.
+pub(super) fn fence(group: Group, progress: &watch::Sender<Progress>, awake: Arc<Awake>) -> Fence {
     let (progress, looked) = (progress.subscribe(), AtomicU64::new(0));
     Arc::new(move || {
+        if !awake.holds() {
+            return false;
+        }
         if looked.load(Ordering::Acquire) >= group.applied().0 {
             return true;
         }
@@ -158,8 +164,9 @@ impl Invalidations {
     async fn keep_trust(&self) {
         let length = self.node_timeout / TRUST_SHARE;
         loop {
-            let begun = Instant::now();
+            let (begun, awake_at) = (Instant::now(), self.awake.moment());
             if self.is_counted().await {
+                self.awake.trusted(awake_at);
                 self.caches.trust(Some(begun + length));
             }
             // Tries that fail at once must not follow each other at once.

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
 
 use ovncp_state::command::{NodeRole, NodeStatus};
 use ovncp_state::{Millis, NodeId, State};
@@ -60,9 +59,8 @@ struct Seen {
 }
 
 impl Invalidations {
-    /// Waits until `wait` is fulfilled for the entry at `position`, for `timeout` at most.
-    pub(super) async fn barrier(&self, position: Position, wait: Wait, timeout: Duration) -> Barrier {
-        let deadline = Instant::now() + timeout;
+    /// Waits until `wait` is fulfilled for the entry at `position`, until `deadline` at most.
+    pub(super) async fn barrier(&self, position: Position, wait: Wait, deadline: Instant) -> Barrier {
         let mut changes = self.core.group.cleared_watch();
         loop {
             // Before the look: what is applied after it wakes us again.
@@ -112,6 +110,8 @@ impl Invalidations {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use ovncp_state::command::{ChangeNode, FormCluster, JoinNode, NodeInfo};
     use ovncp_state::{ClusterId, Command, Entry, Incarnation, LogIndex, Reply};

@@ -14,6 +14,7 @@
 //! nothing from their caches by then: see *Trust* at [`applier`].
 
 pub mod applier;
+mod awake;
 mod barrier;
 mod follow;
 mod position;
@@ -31,6 +32,7 @@ use super::reads::Freshness;
 use super::{Core, ServiceError};
 use crate::cache::{Cache, CacheOptions, Key, Registry};
 use crate::telemetry::metrics::InvalidationMetrics;
+use awake::Awake;
 use barrier::Absent;
 pub use barrier::{Barrier, Wait};
 pub use follow::{Step, Subscription};
@@ -49,6 +51,7 @@ pub struct Invalidations {
     places: Arc<Semaphore>,
     places_max: usize,
     absent: Arc<Absent>,
+    awake: Arc<Awake>,
     node_timeout: Duration,
 }
 
@@ -124,7 +127,9 @@ impl Invalidations {
         let progress = Progress { cleared, waited_for: InvalidationOffset(0) };
         let places_max = SUBSCRIBERS_MAX.min(connections_max / 2).max(1);
         let progress = Arc::new(watch::Sender::new(progress));
-        let caches = Arc::new(Registry::untrusted(applier::fence(core.group.clone(), &progress)));
+        let awake = Arc::<Awake>::default();
+        let fence = applier::fence(core.group.clone(), &progress, Arc::clone(&awake));
+        let caches = Arc::new(Registry::untrusted(fence));
         let metrics = Arc::new(InvalidationMetrics::new(Arc::clone(&caches)));
         metrics.cleared_to(cleared.offset);
         Self {
@@ -135,6 +140,7 @@ impl Invalidations {
             places: Arc::new(Semaphore::new(places_max)),
             places_max,
             absent: Arc::default(),
+            awake,
             node_timeout,
         }
     }
@@ -160,7 +166,9 @@ impl Invalidations {
         self.caches.cache(options)
     }
 
-    /// Appends an entry and waits for those who must have cleared it. This node has, when it returns.
+    /// Appends an entry and waits for those who must have cleared it. This node has, unless it is far behind, when it
+    /// returns. Everything counts from the beginning of the call: it takes no longer than the time-out of the barrier or
+    /// the patience with proposals, whichever is longer.
     ///
     /// A time-out of the barrier is no error: the entry is in the log and will be cleared everywhere.
     pub async fn invalidate(&self, ask: Ask) -> Result<Appended, ServiceError> {
@@ -180,10 +188,10 @@ impl Invalidations {
         };
         let mut progress = self.progress.subscribe();
         let cleared = progress.wait_for(|progress| progress.cleared > position);
-        if tokio::time::timeout(self.core.patience.propose, cleared).await.is_ok() {
+        if tokio::time::timeout_at(asked + self.core.patience.propose, cleared).await.is_ok() {
             self.metrics.delivered(asked.elapsed());
         }
-        let barrier = self.barrier(position, ask.wait, ask.timeout).await;
+        let barrier = self.barrier(position, ask.wait, asked + ask.timeout).await;
         Ok(Appended { index: committed.index, position, barrier })
     }
 
