@@ -83,7 +83,7 @@ pub async fn drain(
     body: OptionalJson<DrainRequest>,
 ) -> Result<At<Drain>, ApiError> {
     let rate = body.value.rate_per_s.unwrap_or(RATE_PER_S_DEFAULT);
-    let retry = idempotency.bind(&[&rate.to_le_bytes()]).map(|retry| retry.key);
+    let retry = idempotency.identity(&[&rate.to_le_bytes()]);
     app.sessions.drain(&name, rate, retry).await?;
     tracing::warn!(node = name, rate, "an administrator empties a node");
     shown(&app, name, Freshness::default()).await
@@ -136,7 +136,7 @@ pub async fn resume(
     Segment(name): Segment,
     idempotency: IdempotencyKey,
 ) -> Result<At<Resumed>, ApiError> {
-    let retry = idempotency.bind(&[]).map(|retry| retry.key);
+    let retry = idempotency.identity(&[]);
     let index = app.sessions.resume(&name, retry).await?;
     tracing::warn!(node = name, "an administrator takes a node back into service");
     Ok(At(index, Resumed { node_id: name }))

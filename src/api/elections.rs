@@ -193,7 +193,7 @@ pub async fn resign(
     body: JsonBody<ReleaseRequest>,
 ) -> Result<Response, ApiError> {
     let name = checked(name)?;
-    let retry = idempotency.bind(&[&body.raw]).map(|retry| retry.key);
+    let retry = idempotency.identity(&[&body.raw]);
     let resigned = app.elections.resign(&name, &body.value.secret, retry).await;
     let (index, _) = resigned.map_err(|error| refused(error.into(), &name))?;
     Ok(no_content(index))
@@ -212,7 +212,7 @@ pub async fn depose(
     body: JsonBody<ForceReleaseRequest>,
 ) -> Result<At<ForceReleased>, ApiError> {
     let name = checked(name)?;
-    let retry = idempotency.bind(&[&body.raw]).map(|retry| retry.key);
+    let retry = idempotency.identity(&[&body.raw]);
     let token = body.value.token()?;
     let deposed = app.elections.depose(&name, body.value.reason, token, retry).await;
     let (index, tokens) = deposed.map_err(|error| refused(error.into(), &name))?;

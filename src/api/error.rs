@@ -171,7 +171,7 @@ codes! {
     NoLeader = 503 "no_leader";
     /// This node lags behind the asked index.
     Lagging = 503 "lagging";
-    /// This node stops or is being emptied.
+    /// This node takes no sessions: it stops, is being emptied, or the others count it as inactive.
     Draining = 503 "draining";
     /// This node takes in as many clients at once as it can.
     Busy = 503 "busy";

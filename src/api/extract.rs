@@ -10,7 +10,7 @@ use axum::extract::{FromRequest, FromRequestParts, Path, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, Method, header};
 use futures_util::StreamExt;
-use ovncp_state::LogIndex;
+use ovncp_state::{LogIndex, RequestKey};
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 
@@ -315,6 +315,12 @@ impl IdempotencyKey {
     pub fn bind(self, body: &[&[u8]]) -> Option<Retryable> {
         let scoped = self.0?;
         Some(Retryable::new(&scoped.caller, scoped.method.as_str(), &scoped.path, &scoped.text, body))
+    }
+
+    /// The same of a request that has no secret to show again: its identity alone.
+    #[must_use]
+    pub fn identity(self, body: &[&[u8]]) -> Option<RequestKey> {
+        self.bind(body).map(|retry| retry.key)
     }
 }
 

@@ -361,7 +361,7 @@ pub async fn force_release(
     idempotency: IdempotencyKey,
     body: JsonBody<ForceReleaseRequest>,
 ) -> Result<At<ForceReleased>, ApiError> {
-    let retry = idempotency.bind(&[&body.raw]).map(|retry| retry.key);
+    let retry = idempotency.identity(&[&body.raw]);
     let token = body.value.token()?;
     let released = app.locks.force_release(key.clone(), body.value.reason, token, retry).await;
     let (index, tokens) = released.map_err(|error| unknown_instead_of_missing(error.into(), &key))?;

@@ -53,7 +53,7 @@ pub async fn publish(
     idempotency: IdempotencyKey,
     body: JsonBody<PublishRequest>,
 ) -> Result<At<Published>, ApiError> {
-    let retry = idempotency.bind(&[&body.raw]).map(|retry| retry.key);
+    let retry = idempotency.identity(&[&body.raw]);
     let PublishRequest { to, data } = body.value;
     check_data(data.get())?;
     let to = recipient(&app, to).await?;

@@ -289,7 +289,7 @@ pub async fn register(
     idempotency: IdempotencyKey,
     body: JsonBody<RegisterRequest>,
 ) -> Result<At<RegisteredSession>, ApiError> {
-    let retry = idempotency.bind(&[&body.raw]).map(|retry| retry.key);
+    let retry = idempotency.identity(&[&body.raw]);
     let metadata = body.value.metadata.map(|metadata| metadata.to_string());
     let registered = app.sessions.register(body.value.user_id, metadata, false, retry).await?;
     let grant = registered.grant;
@@ -336,7 +336,7 @@ pub async fn migrate(
     body: OptionalJson<MigrateRequest>,
 ) -> Result<At<MigratingSession>, ApiError> {
     let target = body.value.target_node_id;
-    let retry = idempotency.bind(&[target.as_deref().unwrap_or_default().as_bytes()]).map(|retry| retry.key);
+    let retry = idempotency.identity(&[target.as_deref().unwrap_or_default().as_bytes()]);
     let view = session.find(&app).await?;
     let moving = app.sessions.migrate(&view, target.as_deref(), retry).await;
     let (index, moving) = moving.map_err(|error| match (ApiError::from(error), &target) {
@@ -364,7 +364,7 @@ pub async fn put_metadata(
     idempotency: IdempotencyKey,
     body: JsonBody<Value>,
 ) -> Result<Response, ApiError> {
-    let retry = idempotency.bind(&[&body.raw]).map(|retry| retry.key);
+    let retry = idempotency.identity(&[&body.raw]);
     let number = session.find(&app).await?.number;
     let metadata = Some(body.value).filter(|value| !value.is_null()).map(|value| value.to_string());
     Ok(no_content(app.sessions.describe(number, metadata, retry).await?))
@@ -379,7 +379,7 @@ pub async fn end(
     session: SessionRef,
     idempotency: IdempotencyKey,
 ) -> Result<Response, ApiError> {
-    let retry = idempotency.bind(&[]).map(|retry| retry.key);
+    let retry = idempotency.identity(&[]);
     let number = session.find(&app).await?.number;
     Ok(no_content(app.sessions.end(number, None, retry).await?))
 }
@@ -393,7 +393,8 @@ pub struct RotatedSession {
     pub overlap_ms: u64,
 }
 
-/// Gives a session another id. The one before works for another minute.
+/// Gives a session another id. The one before works for another minute, or until the next rotation: a session has one
+/// former id at a time.
 #[utoipa::path(post, path = "/api/v1/cluster/sessions/{id}/rotate", tag = "sessions", operation_id = "rotate_session",
     params(("id" = String, Path, description = "Secret id, or the number")), security((), ("admin" = [])),
     responses((status = 200, body = RotatedSession, description = "Rotated."), (status = 404, description = "`unknown_session`")))]
@@ -402,7 +403,7 @@ pub async fn rotate(
     session: SessionRef,
     idempotency: IdempotencyKey,
 ) -> Result<At<RotatedSession>, ApiError> {
-    let retry = idempotency.bind(&[]).map(|retry| retry.key);
+    let retry = idempotency.identity(&[]);
     let id = match session.named {
         Named::Id(id) => id,
         Named::Number(_) => session.find(&app).await?.id,
