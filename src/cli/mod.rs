@@ -20,6 +20,7 @@ mod log_level;
 mod man;
 mod mutant;
 mod output;
+mod ovn;
 mod serve;
 mod sessions;
 mod watch;
@@ -86,6 +87,7 @@ enum Command {
     Lock(lock::LockArgs),
     Elections(elections::ElectionsArgs),
     Kv(kv::KvArgs),
+    Ovn(ovn::OvnArgs),
     Sessions(sessions::SessionsArgs),
     Drain(drain::DrainArgs),
     Resume(drain::ResumeArgs),
@@ -136,6 +138,7 @@ fn run(cli: Cli) -> Outcome {
         Command::Locks(args) => block_on(async { lock::list(&args, &endpoints.client()?, format).await }),
         Command::Lock(args) => block_on(async { lock::hold(args, endpoints.client()?).await }),
         Command::Kv(args) => block_on(async { kv::run(args, &endpoints.client()?, format).await }),
+        Command::Ovn(args) => block_on(async { ovn::run(args, &endpoints.client()?, format).await }),
         Command::Sessions(args) => {
             block_on(async { sessions::run(args, &endpoints.client()?, format).await })
         }
