@@ -108,7 +108,7 @@ impl Node {
         let invalidations =
             Invalidations::new(core.clone(), config.server.connections_max, config.cluster.node_timeout);
         let lock_service = Locks::new(core.clone(), Arc::clone(&locks));
-        let network = Network::open(&config, core.clone(), lock_service.clone());
+        let network = Network::open(&config, core.clone(), lock_service.clone(), &invalidations);
         let metrics = Metrics::new(
             &config.cluster.node_id,
             group.clone(),
@@ -193,6 +193,8 @@ impl Node {
         });
         // Until the listener has ended: who waits for a barrier waits for this node, too.
         let applier = tokio::spawn(self.invalidations.clone().run(closing.clone()));
+        let feed = self.network.feed().ok().cloned();
+        let feed = feed.map(|feed| tokio::spawn(feed.run(closing.clone())));
         let reports = self.report(Elections::new(locks.clone()), draining.clone());
         let upkeep = self.keep_up(Elections::new(locks.clone()), draining.clone());
         let http_metrics = Arc::clone(&self.metrics.http);
@@ -231,6 +233,9 @@ impl Node {
         }
         if let Err(error) = applier.await {
             tracing::error!(%error, "the clearing of caches ended badly");
+        }
+        if let Some(Err(error)) = async { Some(feed?.await) }.await {
+            tracing::error!(%error, "the feed of OVN ended badly");
         }
         // It resigns while the group still works.
         if let Err(error) = reports.await {

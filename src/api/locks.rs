@@ -20,6 +20,7 @@ use super::{App, At, INDEX, Shared};
 use crate::services::elections;
 use crate::services::idempotency::Retryable;
 use crate::services::locks::{Ask, Held, WAIT_MS_MAX};
+use crate::services::network;
 use crate::services::secret::{SECRET_BYTES_MAX, SECRET_BYTES_MIN};
 use crate::services::sessions::parse_id;
 use crate::wall_clock;
@@ -46,6 +47,9 @@ impl<S: Send + Sync> FromRequestParts<S> for LockKey {
 }
 
 fn check_key(field: &str, key: &str) -> Result<(), ApiError> {
+    if key.starts_with(network::LOCK_PREFIX) {
+        return Err(ApiError::invalid(field, format!("{key} belongs to ovncp itself")));
+    }
     match elections::name_of(key) {
         Some(name) => Err(ApiError::invalid(field, format!("{key} belongs to the election {name:?}"))),
         None => Ok(()),

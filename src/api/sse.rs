@@ -27,9 +27,9 @@ use crate::services::events::{Kept, Step, Watcher};
 /// Media type of a stream.
 pub const EVENT_STREAM: &str = "text/event-stream";
 /// A sign of life after so much silence: the guide's proxies cut at 50 s.
-const KEEP_ALIVE: Duration = Duration::from_secs(15);
+pub(super) const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// What a client is asked to pause before it reconnects.
-const RETRY_MS: u64 = 1_000;
+pub(super) const RETRY_MS: u64 = 1_000;
 
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
@@ -182,11 +182,17 @@ pub fn response(
         let chunk = stream.chunk().await?;
         Some((Ok::<_, Infallible>(chunk), stream))
     });
-    let mut response = Response::new(Body::from_stream(chunks));
+    let mut response = streamed(Body::from_stream(chunks));
+    response.headers_mut().insert(INDEX, HeaderValue::from(index.0));
+    response
+}
+
+/// An answer whose body is a stream of blocks.
+pub(super) fn streamed(body: Body) -> Response {
+    let mut response = Response::new(body);
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(EVENT_STREAM));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     headers.insert(ACCEL_BUFFERING, HeaderValue::from_static("no"));
-    headers.insert(INDEX, HeaderValue::from(index.0));
     response
 }

@@ -14,6 +14,7 @@ mod locks;
 mod moving;
 mod network;
 mod network_faults;
+mod network_views;
 mod openapi;
 mod sessions;
 mod socket;

@@ -7,15 +7,15 @@ use serde_json::{Value, json};
 use crate::support::{Answer, TestNode};
 
 /// A private OVN and a node in front of it.
-struct Setup {
-    lab: Lab,
-    node: TestNode,
+pub(crate) struct Setup {
+    pub(crate) lab: Lab,
+    pub(crate) node: TestNode,
     _directory: tempfile::TempDir,
 }
 
 impl Setup {
     /// None where OVN is not installed.
-    async fn start() -> Option<Self> {
+    pub(crate) async fn start() -> Option<Self> {
         Self::start_with(&[]).await
     }
 
@@ -47,20 +47,20 @@ impl Setup {
         }
     }
 
-    async fn post(&self, path: &str, body: Value) -> Answer {
+    pub(crate) async fn post(&self, path: &str, body: Value) -> Answer {
         self.node.post(&format!("/api/v1{path}"), body).await
     }
 
-    async fn get(&self, path: &str) -> Answer {
+    pub(crate) async fn get(&self, path: &str) -> Answer {
         self.node.get(&format!("/api/v1{path}")).await
     }
 
-    fn call(&self, method: Method, path: &str) -> crate::support::Call {
+    pub(crate) fn call(&self, method: Method, path: &str) -> crate::support::Call {
         self.node.call(method, &format!("/api/v1{path}"))
     }
 
     /// What another client of OVN sees.
-    async fn nbctl(&self, arguments: &[&str]) -> String {
+    pub(crate) async fn nbctl(&self, arguments: &[&str]) -> String {
         self.lab.nbctl(arguments).await.unwrap()
     }
 }

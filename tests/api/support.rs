@@ -268,6 +268,11 @@ impl Call {
         stream
     }
 
+    /// Sends it and leaves the body to the caller.
+    pub(crate) async fn open(self) -> reqwest::Response {
+        self.request.send().await.unwrap()
+    }
+
     /// Sends it and checks what holds for every answer.
     pub(crate) async fn send(self) -> Answer {
         let response = self.request.send().await.unwrap();

@@ -3,7 +3,9 @@
 //! Routes and their published description both come from the catalogue of resources (`description.rs`); one set of handlers
 //! serves them all (`resources.rs`, `lists.rs`, `members.rs`), told by the template of the route what it is about.
 
+pub mod backup;
 mod description;
+pub mod events;
 pub mod fences;
 pub mod headers;
 pub mod lists;
@@ -11,7 +13,9 @@ mod members;
 mod problem;
 mod resources;
 mod route;
+pub mod southbound;
 pub mod status;
+pub mod topology;
 pub mod trace;
 pub mod transactions;
 
@@ -34,6 +38,13 @@ pub(super) fn described() -> OpenApiRouter<Shared> {
         .routes(routes!(trace::trace))
         .routes(routes!(transactions::commit))
         .routes(routes!(transactions::connect))
+        .routes(routes!(topology::topology))
+        .routes(routes!(topology::path))
+        .routes(routes!(backup::backup))
+        .routes(routes!(backup::restore))
+        .routes(routes!(events::watch_network))
+        .routes(routes!(southbound::list))
+        .routes(routes!(southbound::get))
 }
 
 /// Routes of the resources, which [`describe`] describes.

@@ -18,8 +18,10 @@ pub(super) const USER: &str = "user";
 pub(super) const INVALIDATIONS: &str = "invalidations";
 /// Channel that reads the events of the cluster.
 pub(super) const EVENTS: &str = "events";
+/// Channel that reads the changes of OVN's northbound database.
+pub(super) const OVN: &str = "ovn";
 /// Names that no channel of an application has.
-const RESERVED: [&str; 4] = [SESSION, USER, INVALIDATIONS, EVENTS];
+const RESERVED: [&str; 5] = [SESSION, USER, INVALIDATIONS, EVENTS, OVN];
 /// Longest `id` of a client's frame.
 const FRAME_ID_BYTES_MAX: usize = 128;
 
@@ -46,23 +48,22 @@ struct Fields<'a> {
 /// What a client asks for.
 #[derive(Debug, PartialEq)]
 pub(super) enum Ask {
-    Subscribe {
-        channels: Vec<String>,
-        events: Option<Since>,
-        invalidations: Option<Since>,
-        since: Option<MessageOffset>,
-    },
-    Unsubscribe {
-        channels: Vec<String>,
-        events: bool,
-        invalidations: bool,
-    },
-    Publish {
-        channel: String,
-        data: String,
-    },
+    Subscribe { channels: Vec<String>, logs: Logs<Option<Since>>, since: Option<MessageOffset> },
+    Unsubscribe { channels: Vec<String>, logs: Logs<bool> },
+    Publish { channel: String, data: String },
     Ping,
     Close,
+}
+
+/// One for each channel that reads a log.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Logs<T> {
+    /// [`EVENTS`].
+    pub(super) events: T,
+    /// [`INVALIDATIONS`].
+    pub(super) invalidations: T,
+    /// [`OVN`].
+    pub(super) ovn: T,
 }
 
 /// Where a channel that reads a log begins; none: with what comes now.
@@ -144,14 +145,15 @@ fn ask(fields: Fields<'_>) -> Result<Ask, ApiError> {
 }
 
 fn subscribe(channels: Vec<String>, since: Option<String>) -> Result<Ask, ApiError> {
-    let (channels, events, invalidations) = split(channels)?;
-    let tails = usize::from(events) + usize::from(invalidations);
+    let (channels, logs) = split(channels)?;
+    let tails = [logs.events, logs.invalidations, logs.ovn].into_iter().filter(|wanted| *wanted).count();
     if since.is_some() && tails > 0 && tails + channels.len() > 1 {
         let problem = "offsets of different logs have nothing in common: subscribe to one at a time";
         return Err(ApiError::invalid("since", problem));
     }
     let tail = |wanted: bool| wanted.then(|| Since(since.clone()));
-    let (events, invalidations) = (tail(events), tail(invalidations));
+    let logs =
+        Logs { events: tail(logs.events), invalidations: tail(logs.invalidations), ovn: tail(logs.ovn) };
     let since =
         match since.filter(|_| tails == 0) {
             None => None,
@@ -159,16 +161,16 @@ fn subscribe(channels: Vec<String>, since: Option<String>) -> Result<Ask, ApiErr
                 ApiError::invalid("since", "is not an offset (a decimal number in a string)")
             })?),
         };
-    Ok(Ask::Subscribe { channels, events, invalidations, since })
+    Ok(Ask::Subscribe { channels, logs, since })
 }
 
 fn unsubscribe(channels: Vec<String>) -> Result<Ask, ApiError> {
-    let (channels, events, invalidations) = split(channels)?;
-    Ok(Ask::Unsubscribe { channels, events, invalidations })
+    let (channels, logs) = split(channels)?;
+    Ok(Ask::Unsubscribe { channels, logs })
 }
 
-/// Channels of the application, and whether the two logs are among them.
-fn split(mut channels: Vec<String>) -> Result<(Vec<String>, bool, bool), ApiError> {
+/// Channels of the application, and which logs are among them.
+fn split(mut channels: Vec<String>) -> Result<(Vec<String>, Logs<bool>), ApiError> {
     if channels.is_empty() {
         return Err(ApiError::invalid("channels", "is empty"));
     }
@@ -177,13 +179,13 @@ fn split(mut channels: Vec<String>) -> Result<(Vec<String>, bool, bool), ApiErro
         let error = ApiError::new(Code::LimitExceeded, detail).with("limit", "subscriptions_per_session");
         return Err(error.with("max", SUBSCRIPTIONS_PER_SESSION_MAX));
     }
-    let events = channels.iter().any(|name| name == EVENTS);
-    let invalidations = channels.iter().any(|name| name == INVALIDATIONS);
-    channels.retain(|name| name != EVENTS && name != INVALIDATIONS);
+    let named = |log: &str| channels.iter().any(|name| name == log);
+    let logs = Logs { events: named(EVENTS), invalidations: named(INVALIDATIONS), ovn: named(OVN) };
+    channels.retain(|name| ![EVENTS, INVALIDATIONS, OVN].contains(&name.as_str()));
     channels.sort_unstable();
     channels.dedup();
     channels.iter().try_for_each(|name| check_channel(name))?;
-    Ok((channels, events, invalidations))
+    Ok((channels, logs))
 }
 
 /// A name that an application may give a channel.
@@ -386,12 +388,16 @@ mod tests {
         let wanted = ask_of("{\"type\":\"subscribe\",\"channels\":[\"b\",\"a\",\"b\"],\"since\":\"7\"}");
         let channels = vec!["a".to_owned(), "b".to_owned()];
         let since = Some(MessageOffset(7));
-        assert_eq!(wanted, Ok(Ask::Subscribe { channels, events: None, invalidations: None, since }));
+        assert_eq!(wanted, Ok(Ask::Subscribe { channels, logs: Logs::default(), since }));
         let wanted = ask_of("{\"type\":\"subscribe\",\"channels\":[\"invalidations\"],\"since\":\"1:2\"}");
         let invalidations = Some(Since(Some("1:2".to_owned())));
         assert_eq!(
             wanted,
-            Ok(Ask::Subscribe { channels: Vec::new(), events: None, invalidations, since: None })
+            Ok(Ask::Subscribe {
+                channels: Vec::new(),
+                logs: Logs { invalidations, ..Logs::default() },
+                since: None
+            })
         );
     }
 

@@ -312,8 +312,8 @@ impl Socket {
                 let end = attached.end();
                 Box::pin(async move { (id, Outcome::Ended(end.await)) })
             }
-            Ask::Subscribe { channels, events, invalidations, since } => {
-                let opened = Tails::open(&self.app, &self.tails, events, invalidations);
+            Ask::Subscribe { channels, logs, since } => {
+                let opened = Tails::open(&self.app, &self.tails, logs);
                 let tails = match opened {
                     Ok(tails) => tails,
                     Err(error) => return self.mistake(&error, id).await,
@@ -321,8 +321,8 @@ impl Socket {
                 let subscribe = attached.subscribe(channels, Vec::new(), since);
                 Box::pin(async move { (id, Outcome::Subscribed(subscribe.await, tails)) })
             }
-            Ask::Unsubscribe { channels, events, invalidations } => {
-                self.tails.close(events, invalidations);
+            Ask::Unsubscribe { channels, logs } => {
+                self.tails.close(&logs);
                 let unsubscribe = attached.subscribe(Vec::new(), channels, None);
                 Box::pin(async move { (id, Outcome::Unsubscribed(unsubscribe.await)) })
             }

@@ -30,7 +30,7 @@ use tokio::time::Instant;
 
 use super::reads::Freshness;
 use super::{Core, ServiceError};
-use crate::cache::{Cache, CacheOptions, Key, Registry};
+use crate::cache::{Cache, CacheOptions, Clear, Key, Registry};
 use crate::telemetry::metrics::InvalidationMetrics;
 use awake::Awake;
 use barrier::Absent;
@@ -155,6 +155,11 @@ impl Invalidations {
     #[must_use]
     pub fn is_trusted(&self) -> bool {
         self.caches.is_trusted()
+    }
+
+    /// Clears the caches of this node, and of no other: for what every node learns by itself.
+    pub fn clear_here(&self, clear: &Arc<Clear>) {
+        self.caches.clear(clear);
     }
 
     /// A new cache that the log clears.

@@ -4,8 +4,12 @@
 //! meanwhile refuses it; then it is planned anew. Nothing is decided here that another writer of OVN could not undercut: the
 //! database decides.
 
+pub mod feed;
 mod fenced;
+mod restore;
 mod settings;
+mod southbound;
+mod topology;
 mod trace;
 pub mod upkeep;
 mod write;
@@ -24,14 +28,17 @@ use ovncp_ovn::schema::Schema;
 use ovncp_ovn::trace::TraceError;
 use ovncp_ovn::writer::{Writer, WriterSettings};
 
+use super::invalidations::Invalidations;
 use super::locks::Locks;
 use super::reads::Consistency;
 use super::{Core, ServiceError};
 
 use trace::Traces;
 
+pub use feed::{Change, Feed, Told, Watcher};
 pub use fenced::FencedBy;
 pub use ovncp_ovn::barrier::Reach;
+pub use restore::{LOCK_PREFIX, RestoreError, Restored};
 pub use write::{Reached, Write, Written};
 
 /// Why the network cannot be read or changed.
@@ -114,6 +121,8 @@ struct Inner {
     core: Core,
     locks: Locks,
     traces: Traces,
+    feed: Feed,
+    graphs: topology::Graphs,
     /// Of the schema that it was made from.
     catalogue: Mutex<Option<(Arc<Schema>, Arc<Catalogue>)>>,
 }
@@ -131,7 +140,7 @@ impl Network {
 
     /// With the databases of the configuration, if it names any. They connect in the background.
     #[must_use]
-    pub fn open(config: &crate::config::Config, core: Core, locks: Locks) -> Self {
+    pub fn open(config: &crate::config::Config, core: Core, locks: Locks, caches: &Invalidations) -> Self {
         let Some(northbound) = settings::northbound(config) else { return Self::none() };
         let northbound = Database::open(northbound);
         let southbound = settings::southbound(config).map(Database::open);
@@ -140,6 +149,8 @@ impl Network {
             fence: Fence::new(northbound.clone()),
             markers: Markers::new(writer.clone()),
             barrier: Barrier::new(northbound.clone()),
+            feed: Feed::new(northbound.clone(), caches.clone(), config.server.connections_max),
+            graphs: topology::graphs(caches),
             writer,
             northbound,
             southbound,
@@ -178,6 +189,11 @@ impl Network {
         [("northbound", &inner.northbound)].into_iter().chain(southbound).collect()
     }
 
+    /// Every change of the northbound database.
+    pub fn feed(&self) -> Result<&Feed, NetworkError> {
+        Ok(&self.inner()?.feed)
+    }
+
     /// What all writes go through.
     pub fn writer(&self) -> Result<&Writer, NetworkError> {
         Ok(&self.inner()?.writer)
@@ -214,8 +230,12 @@ impl Network {
 impl Inner {
     /// The replica shows what was committed before this call, or OVN is away.
     async fn fresh(&self) -> Result<(), NetworkError> {
+        self.pass(&self.northbound).await
+    }
+
+    async fn pass(&self, database: &Database) -> Result<(), NetworkError> {
         let patience = self.core.patience.read;
-        match tokio::time::timeout(patience, self.northbound.barrier()).await {
+        match tokio::time::timeout(patience, database.barrier()).await {
             Ok(passed) => Ok(passed?),
             Err(_) => Err(NetworkError::Unavailable {
                 reason: format!("its server did not answer within {} ms", patience.as_millis()),
