@@ -137,6 +137,9 @@ async fn rows(client: &Client, path: &[&str]) -> Result<Value, Failure> {
     loop {
         let path = ["api", "v1"].into_iter().chain(path.iter().copied());
         let mut call = Call::get(path).query("limit", PAGE);
+        if things != "acls" {
+            call = call.query("sort", "name");
+        }
         if let Some(cursor) = cursor.take() {
             call = call.query("cursor", cursor);
         }
@@ -269,7 +272,7 @@ async fn backup(client: &Client, file: Option<&Path>) -> Result<(), Failure> {
         super::output::print_line(&document.to_string());
         return Ok(());
     };
-    let wrong = |error| Failure::io(&format!("write {}", file.display()), &error);
+    let wrong = |error| Failure::io(format!("write {}", file.display()), &error);
     let mut out = std::fs::File::create_new(file).map_err(wrong)?;
     std::io::Write::write_all(&mut out, document.to_string().as_bytes()).map_err(wrong)?;
     out.sync_all().map_err(wrong)?;
@@ -285,7 +288,7 @@ async fn restore(client: &Client, file: &Path, dry_run: bool, format: Format) ->
         Some("-") => std::io::stdin().lock().read_to_end(&mut raw).map(|_| ()),
         _ => std::fs::read(file).map(|bytes| raw = bytes),
     };
-    read.map_err(|error| Failure::io(&format!("read {}", file.display()), &error))?;
+    read.map_err(|error| Failure::io(format!("read {}", file.display()), &error))?;
     // Before it travels: the node would say the same.
     serde_json::from_slice::<serde::de::IgnoredAny>(&raw)
         .map_err(|error| Failure::new(Exit::Failure, format!("{} is no JSON: {error}", file.display())))?;

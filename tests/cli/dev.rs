@@ -20,6 +20,7 @@ impl Dev {
     }
 
     fn start_with(dir: &Path, more: &[&str], environment: &[(&str, &str)]) -> Dev {
+        std::fs::create_dir_all(dir).unwrap();
         let args = ["dev", "--http-port", "0", "--data-dir", dir.to_str().unwrap()];
         let mut command = ovncp(args.into_iter().chain(more.iter().copied()));
         command.envs(environment.iter().copied());
@@ -231,7 +232,7 @@ fn without_a_private_ovn_one_line_says_why() {
 
     // An OVN of the user's own is left to the nodes.
     let own = [("OVN_NORTHBOUND_DB", "tcp:192.0.2.1:6641")];
-    let mut dev = Dev::start_with(&path, &[], &own);
+    let mut dev = Dev::start_with(&path, &["--nodes", "1"], &own);
     dev.running.line(&["OVN: none of its own, OVN_NORTHBOUND_DB is set"]);
     dev.ready();
     assert!(dev.ovn().is_null());
