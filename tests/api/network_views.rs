@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
+use ovncp_ovn::lab::{Lab, LabSettings, Members, Programs};
 use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::network::Setup;
 use crate::socket::Socket;
+use crate::support::{Net, TestNode};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -27,7 +29,11 @@ struct Stream {
 
 impl Stream {
     async fn open(setup: &Setup, query: &str, last: Option<&str>) -> Self {
-        let call = setup.call(Method::GET, &format!("/ovn/events{query}"));
+        Self::at(&setup.node, query, last).await
+    }
+
+    async fn at(node: &TestNode, query: &str, last: Option<&str>) -> Self {
+        let call = node.call(Method::GET, &format!("/api/v1/ovn/events{query}"));
         let call = if let Some(last) = last { call.header("last-event-id", last) } else { call };
         let response = call.open().await;
         assert_eq!(response.status(), 200);
@@ -248,4 +254,54 @@ async fn the_southbound_database_can_be_looked_at() {
     setup.get("/ovn/sb/flows?teapot=1").await.problem(422, "invalid_argument");
     setup.get("/ovn/sb/datapaths?external_ids=x").await.problem(422, "invalid_argument");
     setup.get("/ovn/sb/flows/nonsense").await.problem(404, "unknown_resource");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_node_tells_the_same_changes_and_goes_on_where_another_ended() {
+    if let Err(missing) = Programs::find() {
+        return eprintln!("skipped: {missing}");
+    }
+    let directory = tempfile::Builder::new().prefix("net").tempdir_in("/tmp").unwrap();
+    let lab = Lab::start(LabSettings::northbound_only(directory.path(), Members::Clustered)).await.unwrap();
+    let endpoints: Vec<_> = lab.northbound().iter().map(|server| server.tcp_endpoint()).collect();
+    let nodes = Net::unused().start_three(&[("ovn.northbound.endpoints", &endpoints.join(","))]).await;
+    let mut streams = Vec::new();
+    for node in &nodes {
+        let begun = std::time::Instant::now();
+        while node.get("/health/ready?for=api").await.status != 200 {
+            assert!(begun.elapsed() < PATIENCE, "{} comes in sync", node.name);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        streams.push(Stream::at(node, "?tables=Logical_Switch_Port", None).await);
+    }
+
+    nodes[0].post("/api/v1/switches", json!({"name": "blue"})).await.expect(201);
+    for port in 0..12 {
+        let name = format!("p{port}");
+        let (writer, reader) = (&nodes[port % 3], &nodes[(port + 1) % 3]);
+        writer.post("/api/v1/switches/blue/ports", json!({"name": name})).await.expect(201);
+        // Whoever was answered may ask any node.
+        reader.get(&format!("/api/v1/ports/{name}")).await.expect(200);
+    }
+    nodes[1].call(Method::DELETE, "/api/v1/ports/p3").send().await.expect(204);
+
+    let mut told = Vec::new();
+    for stream in &mut streams {
+        let mut seen = Vec::new();
+        while seen.len() < 13 {
+            let (id, op, data) = stream.block().await;
+            if !op.is_empty() {
+                seen.push((id, op, data["name"].clone()));
+            }
+        }
+        told.push(seen);
+    }
+    assert_eq!(told[0], told[1]);
+    assert_eq!(told[0], told[2]);
+    assert_eq!((told[0][12].1.as_str(), &told[0][12].2), ("delete", &json!("p3")));
+    let mut resumed = Stream::at(&nodes[2], "?tables=Logical_Switch_Port", Some(&told[0][6].0)).await;
+    for expected in &told[0][7..] {
+        let (id, op, data) = resumed.block().await;
+        assert_eq!((id, op, data["name"].clone()), *expected);
+    }
 }
