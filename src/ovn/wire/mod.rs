@@ -1,7 +1,7 @@
 //! The wire: JSON-RPC 1.0 as OVSDB speaks it, over TCP, TLS or a Unix socket.
 //!
 //! What is known here is bytes, messages and calls; what they mean is decided by the session above. Nothing in here
-//! reconnects: a [`Connection`](connection::Connection) lives once, and says of each call it leaves unanswered whether
+//! reconnects: a `Connection` lives once, and says of each call it leaves unanswered whether
 //! the server can have seen it.
 //!
 //! - [`endpoint`] where a server listens, [`tls`] and [`transport`] how to get there;
