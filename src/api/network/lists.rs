@@ -7,9 +7,9 @@ use axum::extract::{RawQuery, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use ovncp_ovn::contents::Contents;
-use ovncp_ovn::resource::{Catalogue, Query as RowQuery, Refusal, Resource};
-use serde::Serialize;
-use serde_json::json;
+use ovncp_ovn::resource::{Catalogue, Page, Query as RowQuery, Refusal, Resource};
+use serde::ser::SerializeMap;
+use serde::{Serialize, Serializer};
 use utoipa::ToSchema;
 
 use super::problem::problem;
@@ -50,8 +50,23 @@ pub(super) async fn list(
         Kind::Typed(_) => plural(&resource),
         Kind::Table(_) => "rows".to_owned(),
     };
-    let body = json!({ name: page.items, "count": page.items.len(), "next_cursor": page.next_cursor });
-    Ok(aged(age, Json(body).into_response()))
+    Ok(aged(age, Json(ListBody { name, page }).into_response()))
+}
+
+/// A page, written without a tree of values in between: it may have ten thousand rows.
+struct ListBody {
+    name: String,
+    page: Page,
+}
+
+impl Serialize for ListBody {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(3))?;
+        map.serialize_entry(&self.name, &self.page.items)?;
+        map.serialize_entry("count", &self.page.items.len())?;
+        map.serialize_entry("next_cursor", &self.page.next_cursor)?;
+        map.end()
+    }
 }
 
 /// The parameters of a query, without `consistency`.
